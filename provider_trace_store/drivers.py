@@ -1,0 +1,110 @@
+"""What differs between database drivers: how a savepoint is opened, and what an error of theirs means."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import inspect
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+
+from provider_trace_store.errors import (
+    ProviderTraceRejectedError,
+    ProviderTraceStoreError,
+    ProviderTraceUnavailableError,
+    TableMissingError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection, Table
+
+# PostgreSQL's appendix A, "Error Codes": what the row itself is to blame for.
+_ROW_CLASSES: Final = frozenset({"22", "23", "44", "54"})  # data, integrity, check option, program limit
+_ROW_STATES: Final = frozenset({"42501", "P0001"})  # row-level security, a trigger's RAISE
+_UNDEFINED_TABLE: Final = "42P01"
+
+
+@contextmanager
+def savepoint(connection: Connection) -> Iterator[None]:
+    """Run a block so that its failure leaves the transaction before it usable.
+
+    A connection in the driver's autocommit mode has no transaction to protect and gets no savepoint.
+    """
+    driver_connection = connection.connection.dbapi_connection
+    if getattr(driver_connection, "autocommit", None) is True:
+        yield
+        return
+    begin_on_sqlite(connection)
+    with connection.begin_nested():
+        yield
+
+
+def begin_on_sqlite(connection: Connection, statement: str = "BEGIN") -> None:
+    """Begin a transaction on SQLite where none is open; do nothing on another database.
+
+    Python's driver begins one only before an INSERT, UPDATE or DELETE. A savepoint that is opened before
+    would be the transaction itself, and its release a commit behind the host's back.
+
+    Args:
+        connection: a connection of any database.
+        statement: `BEGIN`, or `BEGIN IMMEDIATE` to wait for the only writer's place at once.
+    """
+    if connection.dialect.name != "sqlite":
+        return
+    if not getattr(connection.connection.driver_connection, "in_transaction", True):
+        connection.exec_driver_sql(statement)
+
+
+def sqlstate_of(error: DBAPIError) -> str | None:
+    """Return the five characters of PostgreSQL's error code, where the driver reports one."""
+    state = getattr(error.orig, "sqlstate", None)
+    return state if isinstance(state, str) else None
+
+
+def constraint_of(error: DBAPIError) -> str | None:
+    """Return the name of the violated constraint, where the driver reports one."""
+    psycopg_diagnostics = getattr(error.orig, "diag", None)
+    asyncpg_error = getattr(error.orig, "__cause__", None)
+    for source in (psycopg_diagnostics, asyncpg_error):
+        name = getattr(source, "constraint_name", None)
+        if isinstance(name, str):
+            return name
+    return None
+
+
+def primary_key_of(connection: Connection, table: Table) -> str | None:
+    """Return the name of a table's primary key in the database, which adoption may have left as it was."""
+    schema = connection.schema_for_object(table)
+    return inspect(connection).get_pk_constraint(table.name, schema=schema)["name"]
+
+
+def write_error(error: DBAPIError, trace_id: str, connection: Connection, table: Table) -> ProviderTraceStoreError:
+    """Return the error of ours that says what a failed write means for the caller.
+
+    It is decided by the driver's class and SQLSTATE, never by the message, which may hold the payload; for
+    the same reason the driver's error must not be chained to it.
+
+    Args:
+        error: what the driver raised, wrapped by SQLAlchemy.
+        trace_id: the trace that was being written.
+        connection: where it happened, rolled back to before the write.
+        table: the table that was written to.
+    """
+    state = sqlstate_of(error)
+    if state == _UNDEFINED_TABLE or (state is None and _is_missing(error, connection, table)):
+        return TableMissingError(table.name)
+    if state is None:
+        refused = isinstance(error, IntegrityError | DataError)
+    else:
+        refused = state[:2] in _ROW_CLASSES or state in _ROW_STATES
+    if refused:
+        return ProviderTraceRejectedError(trace_id, state, constraint_of(error))
+    return ProviderTraceUnavailableError(trace_id, state)
+
+
+def _is_missing(error: DBAPIError, connection: Connection, table: Table) -> bool:
+    if error.connection_invalidated or connection.dialect.name != "sqlite":
+        return False
+    return not inspect(connection).has_table(table.name, schema=connection.schema_for_object(table))

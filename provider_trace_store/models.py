@@ -1,0 +1,106 @@
+"""The two tables as mapped classes, and the MetaData that the migrations are compared with."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import (
+    Boolean,
+    DateTime,
+    Index,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    TypeDecorator,
+    false,
+    func,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from provider_trace_store.codec import ExactJSON
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Dialect
+
+metadata: Final = MetaData()
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment: refuses naive values and gives UTC back, also on SQLite, whose own type forgets the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  (SQLAlchemy's signature)
+        """Return the moment in UTC; ValueError for a naive datetime, whose moment nobody knows."""
+        if value is None:
+            return None
+        if value.utcoffset() is None:
+            raise ValueError("a datetime without a time zone cannot be stored")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  (SQLAlchemy's signature)
+        """Return the moment in UTC, whatever the session's time zone is."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """Declarative base of the package's own tables, apart from any host's."""
+
+    metadata = metadata
+
+
+class _MetadataColumns:
+    """The columns that both tables have."""
+
+    step_id: Mapped[str | None] = mapped_column(String)
+    agent_id: Mapped[str | None] = mapped_column(String)
+    agent_tags: Mapped[list[str] | None] = mapped_column(ExactJSON)
+    call_type: Mapped[str | None] = mapped_column(String)
+    run_id: Mapped[str | None] = mapped_column(String)
+    source: Mapped[str | None] = mapped_column(String)
+    org_id: Mapped[str | None] = mapped_column(String)
+    user_id: Mapped[str | None] = mapped_column(String)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())
+    updated_at: Mapped[datetime | None] = mapped_column(UtcDateTime, server_default=func.now())
+    is_deleted: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    created_by_id: Mapped[str | None] = mapped_column("_created_by_id", String)
+    last_updated_by_id: Mapped[str | None] = mapped_column("_last_updated_by_id", String)
+    organization_id: Mapped[str] = mapped_column(String)
+
+
+class ProviderTraceRecord(_MetadataColumns, Base):
+    """A row of `provider_traces`: a whole trace.
+
+    In the tables of existing deployments `created_at` is nullable.
+    """
+
+    __tablename__ = "provider_traces"
+    __table_args__ = (Index("ix_provider_traces_step_id", "step_id"),)
+
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    request_json: Mapped[dict[str, Any]] = mapped_column(ExactJSON)
+    response_json: Mapped[dict[str, Any]] = mapped_column(ExactJSON)
+    compaction_settings: Mapped[dict[str, Any] | None] = mapped_column(ExactJSON)
+    llm_config: Mapped[dict[str, Any] | None] = mapped_column(ExactJSON)
+
+
+class ProviderTraceMetadataRecord(_MetadataColumns, Base):
+    """A row of `provider_trace_metadata`: a trace without its bodies.
+
+    `id` alone is not unique here: a unique index without the date would keep the table from being partitioned
+    or distributed by date.
+    """
+
+    __tablename__ = "provider_trace_metadata"
+    __table_args__ = (
+        PrimaryKeyConstraint("created_at", "id"),
+        Index("ix_provider_trace_metadata_id", "id"),
+        Index("ix_provider_trace_metadata_step_id", "step_id"),
+        Index("ix_provider_trace_metadata_organization_id_created_at_id", "organization_id", "created_at", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(String)

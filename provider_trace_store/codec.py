@@ -40,7 +40,7 @@ from sqlalchemy.types import UserDefinedType
 from provider_trace_store.errors import TraceDecodingError, TraceEncodingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from sqlalchemy import ColumnElement, Dialect
 
@@ -136,26 +136,31 @@ def same_document(stored: str | None, encoded: str | None) -> bool:
         # Another writer's, and nothing that `encode` returns.
         return False
     while pairs:
-        one, other = pairs.pop()
-        if type(one) is not type(other):
+        inner = _inner_pairs(*pairs.pop())
+        if inner is None:
             return False
-        match one:
-            case dict():
-                if one.keys() != other.keys():
-                    return False
-                pairs += ((value, other[key]) for key, value in one.items())
-            case list() | tuple():
-                if len(one) != len(other):
-                    return False
-                pairs += zip(one, other, strict=True)
-            case float():
-                # To the last bit, where `==` knows no sign of zero and no NaN that equals itself.
-                if one.hex() != other.hex():
-                    return False
-            case _:
-                if one != other:
-                    return False
+        pairs += inner
     return True
+
+
+def _inner_pairs(one: Any, other: Any) -> Iterable[tuple[Any, Any]] | None:  # noqa: ANN401  (as `decode`)
+    """Return the values of two documents that must be the same for these to be, or None where these differ."""
+    kind = type(one)
+    inner: Iterable[tuple[Any, Any]] = ()
+    if kind is not type(other):
+        same = False
+    elif kind is dict:
+        same = one.keys() == other.keys()
+        inner = ((value, other[key]) for key, value in one.items())
+    elif kind in {list, tuple}:
+        same = len(one) == len(other)
+        inner = zip(one, other, strict=False)
+    elif kind is float:
+        # To the last bit, where `==` knows no sign of zero and no NaN that equals itself.
+        same = one.hex() == other.hex()
+    else:
+        same = one == other
+    return inner if same else None
 
 
 class ExactJSON(UserDefinedType[Any]):

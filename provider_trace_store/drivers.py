@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _ROW_CLASSES: Final = frozenset({"22", "23", "44", "54"})  # data, integrity, check option, program limit
 _ROW_STATES: Final = frozenset({"42501", "P0001"})  # row-level security, a trigger's RAISE
 _UNDEFINED_TABLE: Final = "42P01"
+UNIQUE_VIOLATION: Final = "23505"
 
 
 @contextmanager
@@ -32,13 +33,28 @@ def savepoint(connection: Connection) -> Iterator[None]:
 
     A connection in the driver's autocommit mode has no transaction to protect and gets no savepoint.
     """
-    driver_connection = connection.connection.dbapi_connection
-    if getattr(driver_connection, "autocommit", None) is True:
+    if in_autocommit(connection):
         yield
         return
     begin_on_sqlite(connection)
     with connection.begin_nested():
         yield
+
+
+def in_autocommit(connection: Connection) -> bool:
+    """Say whether each statement commits by itself, as the host has set up its driver.
+
+    Args:
+        connection: a connection in SQLAlchemy's transaction, where hosts that begin SQLite's by an event have.
+    """
+    if getattr(connection.connection.dbapi_connection, "autocommit", None) is True:
+        return True
+    driver_connection = connection.connection.driver_connection
+    return (
+        connection.dialect.name == "sqlite"
+        and getattr(driver_connection, "isolation_level", "") is None
+        and not getattr(driver_connection, "in_transaction", True)
+    )
 
 
 def begin_on_sqlite(connection: Connection, statement: str = "BEGIN") -> None:
@@ -80,7 +96,9 @@ def primary_key_of(connection: Connection, table: Table) -> str | None:
     return inspect(connection).get_pk_constraint(table.name, schema=schema)["name"]
 
 
-def write_error(error: DBAPIError, trace_id: str, connection: Connection, table: Table) -> ProviderTraceStoreError:
+def write_error(
+    error: DBAPIError, trace_id: str, connection: Connection | None, table: Table
+) -> ProviderTraceStoreError:
     """Return the error of ours that says what a failed write means for the caller.
 
     It is decided by the driver's class and SQLSTATE, never by the message, which may hold the payload; for
@@ -89,11 +107,11 @@ def write_error(error: DBAPIError, trace_id: str, connection: Connection, table:
     Args:
         error: what the driver raised, wrapped by SQLAlchemy.
         trace_id: the trace that was being written.
-        connection: where it happened, rolled back to before the write.
+        connection: where it happened, rolled back to before the write; None where there was none to be had.
         table: the table that was written to.
     """
     state = sqlstate_of(error)
-    if state == _UNDEFINED_TABLE or (state is None and _is_missing(error, connection, table)):
+    if state == _UNDEFINED_TABLE or _is_missing_on_sqlite(error, connection, table):
         return TableMissingError(table.name)
     if state is None:
         refused = isinstance(error, IntegrityError | DataError)
@@ -104,7 +122,7 @@ def write_error(error: DBAPIError, trace_id: str, connection: Connection, table:
     return ProviderTraceUnavailableError(trace_id, state)
 
 
-def _is_missing(error: DBAPIError, connection: Connection, table: Table) -> bool:
-    if error.connection_invalidated or connection.dialect.name != "sqlite":
+def _is_missing_on_sqlite(error: DBAPIError, connection: Connection | None, table: Table) -> bool:
+    if connection is None or connection.dialect.name != "sqlite" or isinstance(error, IntegrityError):
         return False
     return not inspect(connection).has_table(table.name, schema=connection.schema_for_object(table))

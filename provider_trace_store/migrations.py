@@ -20,7 +20,7 @@ from sqlalchemy import Column, Index, MetaData, text
 from sqlalchemy.exc import DBAPIError
 
 from provider_trace_store.adoption import missing_indexes
-from provider_trace_store.drivers import begin_on_sqlite, sqlstate_of
+from provider_trace_store.drivers import begin_on_sqlite, in_autocommit, sqlstate_of
 from provider_trace_store.errors import MigrationError, MigrationLockError
 from provider_trace_store.models import metadata
 
@@ -223,12 +223,12 @@ def migration_transaction(connection: Connection, lock_timeout: float) -> Iterat
         MigrationLockError: a table's lock was not to be had in time.
         MigrationError: the connection is in autocommit mode.
     """
-    if getattr(connection.connection.dbapi_connection, "autocommit", None) is True:
-        raise MigrationError("the connection is in autocommit mode, where a migration could stop half-way")
     joined = connection.in_transaction()
     failure = None
     try:
         with nullcontext() if joined else connection.begin():
+            if in_autocommit(connection):
+                raise MigrationError("the connection is in autocommit mode, where a migration could stop half-way")
             _wait_for_sqlite(connection)
             with connection.begin_nested() if joined else nullcontext():
                 previous = _lock(connection, lock_timeout, joined=joined)

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from provider_trace_store import queries
 from provider_trace_store.codec import encode, same_document
-from provider_trace_store.drivers import primary_key_of, savepoint, write_error
+from provider_trace_store.drivers import UNIQUE_VIOLATION, primary_key_of, savepoint, write_error
 from provider_trace_store.errors import (
     InvalidIdentifierError,
     ProviderTraceConflictError,
@@ -153,25 +153,32 @@ class ProviderTraceRepository:
         values = _values(trace)
         # Pending objects of the host's come first: what goes wrong with them is the host's error, not ours.
         self._session.flush()
-        connection = self._session.connection(bind_arguments={"mapper": record})
         table: Table = record.__table__  # type: ignore[assignment]  # declared as FromClause
-        # The metadata's id alone is not unique: the database would take it again under another date.
-        if record is ProviderTraceMetadataRecord and (stored := self._stored(connection, record, trace, values)):
-            return stored
+        connection = None
         try:
+            connection = self._session.connection(bind_arguments={"mapper": record})
             with savepoint(connection):
+                # The metadata's id alone is not unique: the database would take it again under another date.
+                if record is ProviderTraceMetadataRecord and (
+                    stored := self._stored(connection, record, trace, values)
+                ):
+                    return stored
                 connection.execute(insert(table), queries.row(record, values, self._organization_id))
         except DBAPIError as error:
             failure = write_error(error, trace.id, connection, table)
         else:
             return trace
         # Outside of the handler, so that the driver's error, which repeats the payload, is not chained.
-        if isinstance(failure, ProviderTraceRejectedError):
-            if stored := self._stored(connection, record, trace, values):
-                return stored
-            if failure.constraint and failure.constraint == primary_key_of(connection, table):
-                # A concurrent transaction stored the id after this one's snapshot (REPEATABLE READ).
-                raise ProviderTraceUnavailableError(trace.id, failure.sqlstate)
+        if connection is None or not isinstance(failure, ProviderTraceRejectedError):
+            raise failure
+        try:
+            with savepoint(connection):
+                if stored := self._stored(connection, record, trace, values):
+                    return stored
+                if _is_hidden_duplicate(failure, connection, table):
+                    failure = ProviderTraceUnavailableError(trace.id, failure.sqlstate)
+        except DBAPIError as error:
+            failure = write_error(error, trace.id, connection, table)
         raise failure
 
     def _stored(
@@ -281,6 +288,14 @@ def _encoded(name: str, document: object, trace_id: str) -> str:
     except TraceEncodingError as error:
         problem = error
     raise TraceEncodingError(problem.path, problem.reason, trace_id)
+
+
+def _is_hidden_duplicate(failure: ProviderTraceRejectedError, connection: Connection, table: Table) -> bool:
+    """Say whether a concurrent transaction stored the id after this one's snapshot (REPEATABLE READ).
+
+    Some distributed engines report the violation without the constraint.
+    """
+    return failure.sqlstate == UNIQUE_VIOLATION and failure.constraint in {None, primary_key_of(connection, table)}
 
 
 def _same_content(row: Row[Any], trace: BaseProviderTrace, values: Mapping[str, Any]) -> bool:

@@ -180,9 +180,7 @@ async def test_a_trace_may_be_kept_in_both_forms(client: Client) -> None:
 
 
 @both_modes
-async def test_the_actor_is_who_wrote_the_row_unless_the_trace_says(
-    client: Client, metadata_only: bool
-) -> None:
+async def test_the_actor_is_who_wrote_the_row_unless_the_trace_says(client: Client, metadata_only: bool) -> None:
     repository = client.repository(organization_id=ORG, actor_id="actor-1", metadata_only=metadata_only)
     created = await repository.create(a_trace())
     await repository.create(a_trace(id=f"{ID}-2", created_by_id="user-2"))
@@ -254,9 +252,7 @@ async def test_text_put_around_the_schema_is_refused_before_the_database_is_touc
 
 
 @both_modes
-async def test_create_never_commits_not_even_as_the_first_statement(
-    client: Client, metadata_only: bool
-) -> None:
+async def test_create_never_commits_not_even_as_the_first_statement(client: Client, metadata_only: bool) -> None:
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
     await repository.create(a_trace())
     assert await client.scalar(COUNTS[metadata_only]) == 1
@@ -268,9 +264,7 @@ async def test_create_never_commits_not_even_as_the_first_statement(
 
 
 @both_modes
-async def test_what_is_rolled_back_after_reads_and_several_creates_is_gone(
-    client: Client, metadata_only: bool
-) -> None:
+async def test_what_is_rolled_back_after_reads_and_several_creates_is_gone(client: Client, metadata_only: bool) -> None:
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
     assert await repository.get(ID) is None
     await repository.create(a_trace())
@@ -309,9 +303,7 @@ async def test_a_failure_leaves_the_transaction_usable_and_earlier_writes_intact
 
 
 @both_modes
-async def test_a_failure_of_the_hosts_pending_objects_is_the_hosts_error(
-    client: Client, metadata_only: bool
-) -> None:
+async def test_a_failure_of_the_hosts_pending_objects_is_the_hosts_error(client: Client, metadata_only: bool) -> None:
     await client.execute(text("CREATE TABLE host_rows (id integer PRIMARY KEY)"))
     await client.execute(text("INSERT INTO host_rows VALUES (1)"))
     await client.commit()
@@ -338,9 +330,7 @@ async def test_pending_objects_of_the_hosts_survive_a_failure(client: Client, me
 
 
 @both_modes
-async def test_the_same_trace_again_returns_what_is_stored_and_adds_no_row(
-    client: Client, metadata_only: bool
-) -> None:
+async def test_the_same_trace_again_returns_what_is_stored_and_adds_no_row(client: Client, metadata_only: bool) -> None:
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
     first = await repository.create(every_field())
     again = await repository.create(every_field())
@@ -510,7 +500,11 @@ async def test_the_newest_of_two_metadata_rows_under_one_id_is_found(client: Cli
             "INSERT INTO provider_trace_metadata (id, created_at, organization_id, is_deleted, source)"
             " SELECT id, :moment, organization_id, is_deleted, 'second' FROM provider_trace_metadata"
         ),
-        {"moment": MOMENT + timedelta(seconds=1) if client.database.backend != "sqlite" else "2026-03-30 00:00:00.000000"},
+        {
+            "moment": MOMENT + timedelta(seconds=1)
+            if client.database.backend != "sqlite"
+            else "2026-03-30 00:00:00.000000"
+        },
     )
     await client.commit()
     found = await repository.get_metadata(ID)
@@ -634,7 +628,7 @@ async def test_a_trace_stored_after_the_transactions_snapshot_asks_for_a_retry(
 async def until_somebody_waits_for_a_lock(session: Session) -> None:
     blocked = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
     async with asyncio.timeout(10):
-        while not session.scalar(blocked):
+        while not session.scalar(blocked):  # noqa: ASYNC110  (the event is in the server)
             await asyncio.sleep(0.01)
 
 

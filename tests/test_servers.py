@@ -1,0 +1,142 @@
+"""The infrastructure itself: where the servers come from, that databases are apart, that nothing is left."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil  # type: ignore[import-untyped]  # has no types of its own
+import pytest
+from sqlalchemy import inspect, text
+
+from tests.servers import VARIABLE, VERSIONS, Database, Server, ServerError, Servers, discover
+
+if TYPE_CHECKING:
+    from tests.conftest import Databases
+
+# A process of its own, as it is to be killed: it starts a server of the wheel and says which.
+START = """
+import sys
+from tests.servers import _from_wheel
+server = _from_wheel()[0]
+with server._engine.connect() as connection:
+    directory = connection.exec_driver_sql("SHOW data_directory").scalar_one()
+print(directory, flush=True)
+sys.stdin.read(1)
+server.stop()
+"""
+
+
+@pytest.mark.parametrize("form", ["postgres", "postgresql", "postgresql+psycopg", "postgresql+asyncpg"])
+def test_a_url_comes_first_in_whatever_form_and_its_server_is_not_ours_to_stop(
+    empty_postgres: Database, form: str
+) -> None:
+    given = empty_postgres.url.set(drivername=form).render_as_string(hide_password=False)
+    servers = discover(given)
+    (server,) = servers
+    with empty_postgres.engine().connect() as connection:
+        version = connection.exec_driver_sql("SHOW server_version").scalar_one()
+        assert version.split()[0] == server.version
+        assert servers.header() == f"postgresql: {server.version} from {VARIABLE}"
+        name = f"{empty_postgres.url.database}_of_url"
+        server.create_database(name)
+        server.drop_database(name)
+        servers.stop()
+        assert connection.exec_driver_sql("SELECT 1").scalar_one() == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://someone:hunter2@127.0.0.1:1/nowhere",
+        "mysql://someone:hunter2@127.0.0.1/nowhere",
+        "hunter2",
+    ],
+)
+def test_a_url_that_leads_nowhere_stops_the_tests_and_shows_no_password(url: str) -> None:
+    with pytest.raises(ServerError, match=VARIABLE) as caught:
+        discover(url)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_role_that_may_not_create_databases_is_refused(empty_postgres: Database) -> None:
+    role = f"{empty_postgres.url.database}_role"
+    with empty_postgres.engine(isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {role} LOGIN PASSWORD 'hunter2'")
+        try:
+            url = empty_postgres.url.set(username=role, password="hunter2")  # noqa: S106  # of this test's role
+            with pytest.raises(ServerError, match="must be able to create databases"):
+                discover(url.render_as_string(hide_password=False))
+        finally:
+            connection.exec_driver_sql(f"DROP ROLE {role}")
+
+
+def test_the_header_says_why_a_better_way_was_passed_over() -> None:
+    def launch(_: object) -> None:
+        raise AssertionError
+
+    found = tuple(Server(f"pg{major}", f"{major}.1", "the wheel", launch) for major in VERSIONS)  # type: ignore[arg-type]  # never started
+    assert Servers(found, "not from Docker: no image").header() == (
+        "postgresql: 16.1, 18.1 from the wheel (not from Docker: no image)"
+    )
+
+
+async def test_two_databases_of_one_template_are_apart(database: Database, databases: Databases) -> None:
+    with database.engine().begin() as connection:
+        connection.execute(text("CREATE TABLE only_here (id integer)"))
+    async with databases.make(database.name, migrated=True) as other:
+        with other.engine().connect() as connection:
+            there = set(inspect(connection).get_table_names())
+        with database.engine().connect() as connection:
+            here = set(inspect(connection).get_table_names())
+    assert {"provider_traces", "provider_trace_metadata"} <= there
+    assert here - there == {"only_here"}
+
+
+async def test_an_empty_database_has_no_tables(empty_database: Database) -> None:
+    with empty_database.engine().connect() as connection:
+        assert inspect(connection).get_table_names() == []
+
+
+def test_the_state_of_a_session_outlives_its_transaction_except_behind_pgbouncer(database: Database) -> None:
+    change, ask = {
+        "sqlite": ("PRAGMA cache_size = 77", "PRAGMA cache_size"),
+        "postgresql": ("SET statement_timeout = '77s'", "SHOW statement_timeout"),
+    }[database.backend]
+    with database.engine().connect() as connection:
+        before = connection.exec_driver_sql(ask).scalar_one()
+        connection.exec_driver_sql(change)
+        connection.commit()
+        after = connection.exec_driver_sql(ask).scalar_one()
+    assert (after == before) == (database.name == "pgbouncer")
+
+
+@pytest.mark.parametrize("end", ["stopped", "killed"])
+def test_a_server_and_its_data_end_with_the_process_that_started_it(end: str) -> None:
+    command = [sys.executable, "-c", START]
+    root = Path(__file__).parent.parent
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        data = Path(process.stdout.readline().strip())
+        pid = int((data / "postmaster.pid").read_text(encoding="ascii").splitlines()[0])
+        if end == "killed":
+            process.kill()
+        process.communicate("x" if end == "stopped" else None)
+    if end == "stopped":
+        assert process.returncode == 0
+    deadline = time.monotonic() + 10
+    while (data.parent.exists() or _runs(pid)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not data.parent.exists()
+    assert not _runs(pid)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        # In a container without an init nobody reaps what has ended.
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

@@ -121,10 +121,13 @@ def run_offline() -> None:
         literal_binds=True,
         dialect_opts={"paramstyle": "named"},
     )
-    with context.begin_transaction():
-        for statement in offline_preamble(url.get_dialect().name, lock_timeout()):
-            context.execute(statement)
-        context.run_migrations()
+    try:
+        with context.begin_transaction():
+            for statement in offline_preamble(url.get_dialect().name, lock_timeout()):
+                context.execute(statement)
+            context.run_migrations()
+    except MigrationError as error:
+        raise CommandError(str(error)) from None
 
 
 # An embedding host has its own logging, and a connection comes only from one.

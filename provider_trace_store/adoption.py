@@ -69,6 +69,7 @@ def drop(name: str) -> None:
 
     Raises:
         TableNotEmptyError: it has rows, and nobody said that they may go.
+        MigrationError: nobody said so, and a script for this database cannot look for rows.
     """
     context = op.get_context()
     schema = target_schema()
@@ -83,6 +84,11 @@ def drop(name: str) -> None:
                 f"DO $$ BEGIN IF EXISTS (SELECT FROM {full_name}) THEN RAISE EXCEPTION "
                 f"'{name} has rows: it is dropped only with -x drop-data=yes'; END IF; END $$"
             )
+    elif context.as_sql and not may_drop_rows:
+        raise MigrationError(
+            f"a script for {context.dialect.name} cannot look whether {name} has rows: run the downgrade without "
+            "--sql, or say that rows may go, with -x drop-data=yes (--drop-data)"
+        )
     if not context.as_sql and not may_drop_rows and _has_rows(op.get_bind(), full_name):
         raise TableNotEmptyError(full_name)
     op.drop_table(name, schema=schema)

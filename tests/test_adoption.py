@@ -150,7 +150,7 @@ def test_writers_notice_nothing(empty_postgres: Database) -> None:
     """A writer that commits all the time, and one with an open transaction, go on while the tables are adopted."""
     engine = empty_postgres.engine()
     prepare(engine, full_table(), METADATA, OLD_ROWS)
-    stop = threading.Event()
+    started, stop = threading.Event(), threading.Event()
     longest = 0.0
     written = 0
 
@@ -163,11 +163,13 @@ def test_writers_notice_nothing(empty_postgres: Database) -> None:
                 connection.commit()
                 longest = max(longest, time.monotonic() - start)
                 written += 1
+                started.set()
 
     with engine.connect() as open_one:
         open_one.execute(text("UPDATE provider_traces SET source = 'y' WHERE step_id = 'step-7'"))
         thread = threading.Thread(target=write)
         thread.start()
+        assert started.wait(10)
         with engine.connect() as connection:
             upgrade(connection, lock_timeout=0.2)
         stop.set()

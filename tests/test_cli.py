@@ -10,6 +10,7 @@ import sys
 import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import URL, NullPool, create_engine, inspect, make_url, text
@@ -180,8 +181,16 @@ def test_refused_role_is_an_error_without_traceback_and_password(empty_postgres:
 
 
 def test_password_of_a_database_that_answers_is_hidden(empty_postgres: Database) -> None:
-    url = rendered(empty_postgres.url.set(password=SECRET))
-    result = ran(*MIGRATE, "upgrade", url=url)
+    role = f"role_{uuid4().hex}"
+    with empty_postgres.engine().begin() as connection:
+        connection.execute(text(f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD '{SECRET}'"))
+    try:
+        url = rendered(empty_postgres.url.set(username=role, password=SECRET))
+        result = ran(*MIGRATE, "upgrade", url=url)
+    finally:
+        with empty_postgres.engine().begin() as connection:
+            connection.execute(text(f"REASSIGN OWNED BY {role} TO CURRENT_USER"))
+            connection.execute(text(f"DROP ROLE {role}"))
     assert SECRET not in result.stdout + result.stderr
     assert "***" in result.stderr
 
@@ -311,12 +320,16 @@ def test_sql_for_postgres_runs_in_psql_as_it_is(empty_postgres: Database, schema
     assert tables_of(empty_postgres, schema) == set()
 
 
-def test_sql_downgrade_of_empty_tables_needs_no_leave(database: Database) -> None:
-    if database.backend != "postgresql":
-        return  # the script for SQLite cannot look for rows
-    down = ran(*MIGRATE, "downgrade", "head:base", "--sql", url=url_of(database)).stdout
-    assert run_in_psql(database, down).returncode == 0
-    assert tables_of(database) == set()
+def test_sql_downgrade_for_sqlite_needs_leave_as_it_cannot_look_for_rows(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'traces.db'}"
+    assert "--drop-data" in failure_of(run(*MIGRATE, "downgrade", "head:base", "--sql", url=url))
+    assert "DROP TABLE" in ran(*MIGRATE, "downgrade", "head:base", "--sql", "--drop-data", url=url).stdout
+
+
+def test_sql_downgrade_of_empty_tables_needs_no_leave(postgres: Database) -> None:
+    down = ran(*MIGRATE, "downgrade", "head:base", "--sql", url=url_of(postgres)).stdout
+    assert run_in_psql(postgres, down).returncode == 0
+    assert tables_of(postgres) == set()
 
 
 def test_sql_for_a_table_that_is_there_stops_and_changes_nothing(empty_postgres: Database) -> None:

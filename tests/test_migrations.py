@@ -217,10 +217,8 @@ def test_autocommit_connection_is_refused(empty_postgres: Database) -> None:
         upgrade(connection)
 
 
-def test_lock_timeout_ends_the_wait_for_a_busy_table(database: Database) -> None:
-    if database.backend != "postgresql":
-        return  # SQLite locks the file, not a table
-    engine = database.engine()
+def test_lock_timeout_ends_the_wait_for_a_busy_table(postgres: Database) -> None:
+    engine = postgres.engine()
     with engine.connect() as busy, engine.connect() as connection:
         busy.execute(text("LOCK TABLE provider_trace_metadata IN ACCESS SHARE MODE"))
         with pytest.raises(MigrationLockError, match=r"0\.1 s"):

@@ -39,6 +39,8 @@ _Argument = TypeVar("_Argument")
 _Result = TypeVar("_Result")
 
 _JSON: Final = ("request_json", "response_json", "agent_tags", "compaction_settings", "llm_config")
+_REQUIRED: Final = frozenset({"id", "request_json", "response_json", "created_at"})
+_MOMENTS: Final = frozenset({"created_at", "updated_at"})
 # Who wrote a row, and when it was changed, is not part of the call that the row records.
 _NOT_CONTENT: Final = frozenset({"created_by_id", "last_updated_by_id", "updated_at"})
 # What an adopted row without a date reads as: old, and of no particular day.
@@ -272,14 +274,21 @@ def _values(trace: BaseProviderTrace) -> dict[str, Any]:
     """Return a trace's row by attribute, its documents encoded."""
     values = dict(trace)
     for name, value in values.items():
-        if value is None:
+        if value is None and name not in _REQUIRED:
             continue
         if name in _JSON:
             values[name] = _encoded(name, value, trace.id)
-        elif isinstance(value, str) and (problem := text_problem(value)):
+        elif problem := _scalar_problem(name, value):
             # The schema has checked it, unless the object was made around the schema.
             raise TraceEncodingError(name, problem, trace.id)
     return values
+
+
+def _scalar_problem(name: str, value: object) -> str | None:
+    if name in _MOMENTS:
+        aware = isinstance(value, datetime) and value.utcoffset() is not None
+        return None if aware else "is no datetime with a time zone"
+    return text_problem(value) if isinstance(value, str) else "is no text"
 
 
 def _encoded(name: str, document: object, trace_id: str) -> str:

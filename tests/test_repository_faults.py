@@ -21,6 +21,7 @@ from provider_trace_store import (
     ProviderTraceStoreError,
     ProviderTraceUnavailableError,
     TableMissingError,
+    TraceEncodingError,
 )
 from provider_trace_store.migrations import upgrade
 from tests.clients import Client
@@ -195,3 +196,19 @@ def test_every_error_has_one_root() -> None:
     ]
     assert len(errors) > 10
     assert all(issubclass(error, ProviderTraceStoreError) for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("step_id", "\0"), ("source", 5), ("created_at", None), ("created_at", "today"), ("run_id", "\ud800")],
+)
+def test_trace_made_around_the_schema_is_refused_without_its_payload(
+    database: Database, field: str, value: object
+) -> None:
+    trace = ProviderTrace.model_construct(**(dict(secret_trace()) | {field: value}))
+    with Session(database.engine()) as session:
+        repository = ProviderTraceRepository(session, organization_id="org-1")
+        with pytest.raises(TraceEncodingError, match=field) as caught:
+            repository.create(trace)
+        assert_keeps_the_secret(caught.value)
+        repository.create(secret_trace())

@@ -577,7 +577,8 @@ def test_a_column_reads_back_the_same_whatever_the_engines_json_settings() -> No
         row = connection.execute(select(inner.c.body).where(inner.c.id == 2)).one()
         assert same(row.body, [DOCUMENT])
     with Session(engine) as session:
-        note = session.get_one(Note, 1)
+        note = session.get(Note, 1)
+        assert note is not None
         assert same(note.body, DOCUMENT)
         note.body = {"changed": (1,)}
         session.flush()

@@ -8,7 +8,7 @@ What is JSON is stored as plain JSON. What JSON lacks becomes an object with one
 | `bytes`                                       | `{"$pts:bytes": "<base64, RFC 4648 section 4>"}`        |
 | `int` of more than 640 digits                 | `{"$pts:int": "<hexadecimal, with a minus sign>"}`      |
 | `tuple`                                       | `{"$pts:tuple": [...]}`                                 |
-| `str` with a high surrogate before a low one  | `{"$pts:str": ["...\ud83d", "\ude00..."]}`: its parts |
+| `str` with a high surrogate before a low one  | `{"$pts:str": ["...\ud83d", "\ude00..."]}`: its parts   |
 | `dict` with such a key                        | `{"$pts:dict": [[key, value], ...]}`                    |
 | `dict` whose one key looks like these         | that key with one more `$`: `{"$$pts:float": ...}`      |
 

@@ -1,7 +1,9 @@
 """Keeps every call an LLM backend makes to a model provider, in full or as metadata."""
 
+from provider_trace_store.bulk import BulkResult, RejectedTrace
 from provider_trace_store.errors import (
     InvalidIdentifierError,
+    InvalidLimitError,
     MigrationError,
     MigrationLockError,
     ProviderTraceConflictError,
@@ -13,6 +15,7 @@ from provider_trace_store.errors import (
     TableNotEmptyError,
     TraceDecodingError,
     TraceEncodingError,
+    TraceTooLargeError,
 )
 from provider_trace_store.models import ProviderTraceMetadataRecord, ProviderTraceRecord
 from provider_trace_store.repository import AsyncProviderTraceRepository, ProviderTraceRepository
@@ -24,7 +27,9 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncProviderTraceRepository",
     "BaseProviderTrace",
+    "BulkResult",
     "InvalidIdentifierError",
+    "InvalidLimitError",
     "MigrationError",
     "MigrationLockError",
     "ProviderTrace",
@@ -36,11 +41,13 @@ __all__ = [
     "ProviderTraceRepository",
     "ProviderTraceStoreError",
     "ProviderTraceUnavailableError",
+    "RejectedTrace",
     "StoreSettings",
     "TableMismatchError",
     "TableMissingError",
     "TableNotEmptyError",
     "TraceDecodingError",
     "TraceEncodingError",
+    "TraceTooLargeError",
     "__version__",
 ]

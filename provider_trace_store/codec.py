@@ -56,7 +56,12 @@ class Encoded(str):
 
 
 def encode(document: object, path: str = "document") -> Encoded:
-    """Return the stored text of a document.
+    """Return the stored text of a document; arguments and errors as `encode_utf8`."""
+    return Encoded(encode_utf8(document, path), "utf-8")
+
+
+def encode_utf8(document: object, path: str = "document") -> bytes:
+    """Return the stored text of a document, in UTF-8, as it comes from the serializer.
 
     Args:
         document: JSON as Python has it, and whatever the table of this module lists, of at most `MAX_DEPTH`
@@ -70,7 +75,7 @@ def encode(document: object, path: str = "document") -> Encoded:
         TraceEncodingError: the document holds something that would not read back equal.
     """
     try:
-        return _encode_plain(document) or Encoded(Writer(path).write(document))
+        return _encode_plain(document) or Writer(path).write(document).encode()
     except RecursionError:
         pass
     raise TraceEncodingError(path, "the caller's stack leaves no room to encode it")
@@ -95,13 +100,15 @@ def decode(text: str | bytes) -> Any:  # noqa: ANN401  (a document is of any typ
     return restore(document) if _is_marked(text) else document
 
 
-def same_document(stored: str | None, encoded: str | None) -> bool:
+def same_document(stored: str | None, encoded: str | bytes | None) -> bool:
     """Say whether two stored texts are of equal documents; the order of keys and white space do not matter.
 
     Args:
         stored: the text of a column, of this package or of another writer; None for SQL's NULL.
-        encoded: what `encode` returned; None for no document.
+        encoded: what `encode` or `encode_utf8` returned; None for no document.
     """
+    if isinstance(encoded, bytes):
+        encoded = encoded.decode()
     if stored == encoded:
         return True
     try:
@@ -182,7 +189,7 @@ def _is_marked(text: str | bytes) -> bool:
     return "$" in text and MARK in text
 
 
-def _encode_plain(document: object) -> Encoded | None:
+def _encode_plain(document: object) -> bytes | None:
     """Return the stored text where a document is plain JSON, else None."""
     # orjson goes first: it stops at a cycle. What it takes and would not read back equal (NaN, tuples, UUIDs,
     # enumerations, fragments) is found after it; it refuses keys that are not exactly text.
@@ -192,7 +199,7 @@ def _encode_plain(document: object) -> Encoded | None:
         return None
     if _is_marked(text) or not _is_plain(document):
         return None
-    return Encoded(text, "utf-8")
+    return text
 
 
 def _is_plain(document: object) -> bool:

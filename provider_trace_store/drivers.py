@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import inspect
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
@@ -23,22 +23,34 @@ if TYPE_CHECKING:
 # PostgreSQL's appendix A, "Error Codes": what the row itself is to blame for.
 _ROW_CLASSES: Final = frozenset({"22", "23", "44", "54"})  # data, integrity, check option, program limit
 _ROW_STATES: Final = frozenset({"42501", "P0001"})  # row-level security, a trigger's RAISE
+_INTERNAL_CLASSES: Final = frozenset({"XX"})
 _UNDEFINED_TABLE: Final = "42P01"
 UNIQUE_VIOLATION: Final = "23505"
+# PQTRANS_IDLE of libpq's PGTransactionStatusType: psycopg itself needs libpq, which not every host has.
+_PSYCOPG_IDLE: Final = 0
 
 
 @contextmanager
 def savepoint(connection: Connection) -> Iterator[None]:
     """Run a block so that its failure leaves the transaction before it usable.
 
-    A connection in the driver's autocommit mode has no transaction to protect and gets no savepoint.
+    A connection in the driver's autocommit mode has no transaction to protect and gets no savepoint. Neither
+    does one whose transaction the server has not begun yet: rolled back, it is as it was before, and a commit
+    of one trace takes three round trips instead of five.
     """
     if in_autocommit(connection):
         yield
         return
     begin_on_sqlite(connection)
-    with connection.begin_nested():
+    if not _is_idle(connection):
+        with connection.begin_nested():
+            yield
+        return
+    try:
         yield
+    except BaseException as error:
+        _roll_back(connection, error)
+        raise
 
 
 def in_autocommit(connection: Connection) -> bool:
@@ -57,6 +69,25 @@ def in_autocommit(connection: Connection) -> bool:
     )
 
 
+def _is_idle(connection: Connection) -> bool:
+    """Say whether the server knows of no transaction yet; only of psycopg is that known."""
+    if connection.dialect.driver != "psycopg":
+        return False
+    driver_connection: Any = connection.connection.driver_connection
+    return int(driver_connection.pgconn.transaction_status) == _PSYCOPG_IDLE
+
+
+def _roll_back(connection: Connection, error: BaseException) -> None:
+    if connection.invalidated:
+        return
+    driver_connection: Any = connection.connection.driver_connection
+    if driver_connection.closed:
+        # SQLAlchemy does not see the errors of what runs on the driver's own cursor.
+        connection.invalidate(error)
+        return
+    connection.dialect.do_rollback(connection.connection)
+
+
 def begin_on_sqlite(connection: Connection, statement: str = "BEGIN") -> None:
     """Begin a transaction on SQLite where none is open; do nothing on another database.
 
@@ -73,16 +104,16 @@ def begin_on_sqlite(connection: Connection, statement: str = "BEGIN") -> None:
         connection.exec_driver_sql(statement)
 
 
-def sqlstate_of(error: DBAPIError) -> str | None:
+def sqlstate_of(error: Exception) -> str | None:
     """Return the five characters of PostgreSQL's error code, where the driver reports one."""
-    state = getattr(error.orig, "sqlstate", None)
+    state = getattr(_of_the_driver(error), "sqlstate", None)
     return state if isinstance(state, str) else None
 
 
-def constraint_of(error: DBAPIError) -> str | None:
+def constraint_of(error: Exception) -> str | None:
     """Return the name of the violated constraint, where the driver reports one."""
-    psycopg_diagnostics = getattr(error.orig, "diag", None)
-    asyncpg_error = getattr(error.orig, "__cause__", None)
+    psycopg_diagnostics = getattr(_of_the_driver(error), "diag", None)
+    asyncpg_error = getattr(_of_the_driver(error), "__cause__", None)
     for source in (psycopg_diagnostics, asyncpg_error):
         name = getattr(source, "constraint_name", None)
         if isinstance(name, str):
@@ -97,7 +128,7 @@ def primary_key_of(connection: Connection, table: Table) -> str | None:
 
 
 def write_error(
-    error: DBAPIError, trace_id: str, connection: Connection | None, table: Table
+    error: Exception, trace_id: str, connection: Connection | None, table: Table
 ) -> ProviderTraceStoreError:
     """Return the error of ours that says what a failed write means for the caller.
 
@@ -105,7 +136,7 @@ def write_error(
     the same reason the driver's error must not be chained to it.
 
     Args:
-        error: what the driver raised, wrapped by SQLAlchemy.
+        error: what the driver raised, wrapped by SQLAlchemy or not.
         trace_id: the trace that was being written.
         connection: where it happened, rolled back to before the write; None where there was none to be had.
         table: the table that was written to.
@@ -122,7 +153,33 @@ def write_error(
     return ProviderTraceUnavailableError(trace_id, state)
 
 
-def _is_missing_on_sqlite(error: DBAPIError, connection: Connection | None, table: Table) -> bool:
+def errors_of(connection: Connection) -> tuple[type[Exception], ...]:
+    """Return the classes of a driver's errors, as SQLAlchemy wraps them and bare."""
+    return DBAPIError, connection.dialect.loaded_dbapi.Error
+
+
+def blames_a_row(error: Exception) -> bool:
+    """Say whether a failed statement of many rows may have failed for one of them, rather than for the database.
+
+    Distributed engines report what went wrong on one of their nodes as an internal error.
+    """
+    state = sqlstate_of(error)
+    if state is None:
+        return isinstance(error, IntegrityError | DataError)
+    return state[:2] in _ROW_CLASSES | _INTERNAL_CLASSES or state in _ROW_STATES
+
+
+def may_be_duplicate(error: Exception) -> bool:
+    """Say whether a failed statement may have failed for an id that is stored already."""
+    state = sqlstate_of(error)
+    return state is None or state == UNIQUE_VIOLATION or state[:2] in _INTERNAL_CLASSES
+
+
+def _of_the_driver(error: Exception) -> object:
+    return error.orig if isinstance(error, DBAPIError) else error
+
+
+def _is_missing_on_sqlite(error: Exception, connection: Connection | None, table: Table) -> bool:
     if connection is None or connection.dialect.name != "sqlite" or isinstance(error, IntegrityError):
         return False
     return not inspect(connection).has_table(table.name, schema=connection.schema_for_object(table))

@@ -2,7 +2,9 @@
 
 ProviderTraceStoreError
 ├── InvalidIdentifierError          an organization or actor id that no text column can hold
+├── InvalidLimitError               a limit that is out of its range
 ├── TraceEncodingError              a trace that cannot be stored exactly
+├── TraceTooLargeError              a document is larger than the repository's `max_body_bytes`
 ├── TraceDecodingError              a stored document that cannot be read
 ├── ProviderTraceConflictError      the id is taken by a trace with other content
 ├── ProviderTraceRejectedError      the database refused this row: sending it again will not help
@@ -38,6 +40,20 @@ class InvalidIdentifierError(ProviderTraceStoreError, ValueError):
         self.reason = reason
 
 
+class InvalidLimitError(ProviderTraceStoreError, ValueError):
+    """A limit is not a whole number in its range.
+
+    Args:
+        name: the argument, such as `max_body_bytes`.
+        low: the smallest value that is allowed.
+        high: the largest.
+    """
+
+    def __init__(self, name: str, low: int, high: int) -> None:
+        super().__init__(f"{name} must be a whole number from {low} to {high}")
+        self.name = name
+
+
 class TraceEncodingError(ProviderTraceStoreError, ValueError):
     """A trace holds something that cannot be stored so that it reads back equal; nothing was written.
 
@@ -51,6 +67,24 @@ class TraceEncodingError(ProviderTraceStoreError, ValueError):
         super().__init__(f"{trace_id or 'trace'} cannot be stored exactly: {path}: {reason}")
         self.path = path
         self.reason = reason
+        self.trace_id = trace_id
+
+
+class TraceTooLargeError(ProviderTraceStoreError, ValueError):
+    """A document takes more bytes than the repository allows; nothing was written.
+
+    Args:
+        path: which it is, such as `request_json`.
+        size: what it takes, in bytes of its stored text.
+        limit: the repository's `max_body_bytes`.
+        trace_id: the trace.
+    """
+
+    def __init__(self, path: str, size: int, limit: int, trace_id: str) -> None:
+        super().__init__(f"{trace_id} is too large: {path} takes {size} bytes, more than the {limit} of max_body_bytes")
+        self.path = path
+        self.size = size
+        self.limit = limit
         self.trace_id = trace_id
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Text, cast, false, select
+import orjson
+from sqlalchemy import JSON, Text, bindparam, cast, false, func, literal, select
 from sqlalchemy.orm import class_mapper
 
-from provider_trace_store.codec import ExactJSON
+from provider_trace_store.codec import Encoded, ExactJSON
 from provider_trace_store.models import ProviderTraceMetadataRecord, ProviderTraceRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Sequence
 
-    from sqlalchemy import Select
+    from sqlalchemy import ColumnElement, Select
 
 Record = type[ProviderTraceRecord] | type[ProviderTraceMetadataRecord]
 
@@ -30,58 +32,104 @@ FULL_COLUMNS: Final = _schema_columns(ProviderTraceRecord)
 METADATA_COLUMNS: Final = _schema_columns(ProviderTraceMetadataRecord)
 
 
-def by_id(record: Record, columns: Collection[str], organization_id: str, trace_id: str) -> Select[Any]:
-    """Select the trace of an id; of the metadata table, where an id may stand under two dates, the newest."""
-    return _newest(_visible(record, columns, organization_id).where(record.id == trace_id), record)
+# Reads are built once and executed on the tables themselves: building a statement of twenty columns, or going
+# through the ORM's loading, takes as long as the server does.
 
 
-def by_step_id(columns: Collection[str], organization_id: str, step_id: str) -> Select[Any]:
-    """Select the whole traces of a step, oldest first."""
+@cache
+def by_id(record: Record, columns: tuple[str, ...]) -> Select[Any]:
+    """Select the trace of `:trace_id`; of the metadata table, where an id may stand under two dates, the newest."""
+    statement = _visible(record, columns)
+    return _newest(statement.where(_column(record, "id") == bindparam("trace_id")), record)
+
+
+@cache
+def by_step_id(columns: tuple[str, ...]) -> Select[Any]:
+    """Select the whole traces of `:step_id`, oldest first."""
     record = ProviderTraceRecord
-    statement = _visible(record, columns, organization_id).where(record.step_id == step_id)
+    statement = _visible(record, columns).where(_column(record, "step_id") == bindparam("step_id"))
     # Adopted tables may hold rows without a date: of those it is only known that they are old.
-    return statement.order_by(record.created_at.asc().nulls_first(), record.id)
+    return statement.order_by(_column(record, "created_at").asc().nulls_first(), _column(record, "id"))
 
 
-def newest_by_step_id(columns: Collection[str], organization_id: str, step_id: str) -> Select[Any]:
-    """Select the newest whole trace of a step."""
+@cache
+def newest_by_step_id(columns: tuple[str, ...]) -> Select[Any]:
+    """Select the newest whole trace of `:step_id`."""
     record = ProviderTraceRecord
-    return _newest(_visible(record, columns, organization_id).where(record.step_id == step_id), record)
+    return _newest(_visible(record, columns).where(_column(record, "step_id") == bindparam("step_id")), record)
 
 
-def stored_under(record: Record, columns: Collection[str], trace_id: str) -> Select[Any]:
-    """Select every row of an id, of any organization and deleted ones too, to compare it with a new trace.
+def stored_under(record: Record, trace_ids: Collection[str], dialect: str) -> Select[Any]:
+    """Select every row of some ids, of any organization and deleted ones too, to compare them with new traces.
 
-    JSON columns come as their stored text. The one statement without a tenant: its result is for comparing
-    and never for returning.
+    JSON columns come as their stored text. The one statement with bodies and without a tenant: its result is
+    for comparing and never for returning.
+
+    Args:
+        record: the table.
+        trace_ids: checked text, without NUL.
+        dialect: SQLAlchemy's name of the database.
     """
-    return select(
-        record.is_deleted,
-        record.organization_id,
-        *(_stored_text(record, name) for name in columns),
-    ).where(record.id == trace_id)
+    return _comparable(record).where(_is_among(record, trace_ids, dialect))
 
 
-def row(record: Record, values: Mapping[str, Any], organization_id: str) -> dict[str, Any]:
-    """Return an INSERT's parameters by column, from a trace's values by attribute."""
-    columns = class_mapper(record).columns
+def any_stored_under(record: Record, trace_ids: Collection[str], dialect: str) -> Select[Any]:
+    """Select one row if any of the ids is taken; arguments as `stored_under`."""
+    return select(literal(1)).where(_is_among(record, trace_ids, dialect)).limit(1)
+
+
+def parameters(record: Record, fields: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    """Return an INSERT's parameters, documents as `ExactJSON` binds them.
+
+    Args:
+        record: the table.
+        fields: its attributes.
+        values: one for each; documents as their stored text in UTF-8.
+    """
     return {
-        **{columns[name].key: value for name, value in values.items()},
-        "organization_id": organization_id,
-        "is_deleted": False,
+        field: Encoded(value, "utf-8") if type(value) is bytes else value
+        for field, value in zip(_column_keys(record, tuple(fields)), values, strict=True)
     }
 
 
-def _visible(record: Record, columns: Collection[str], organization_id: str) -> Select[Any]:
-    return select(*(getattr(record, name) for name in columns)).where(
-        record.organization_id == organization_id, record.is_deleted == false()
+@cache
+def _column_keys(record: Record, fields: tuple[str, ...]) -> tuple[str, ...]:
+    columns = class_mapper(record).columns
+    return tuple(columns[field].key for field in fields)
+
+
+def _is_among(record: Record, trace_ids: Collection[str], dialect: str) -> ColumnElement[bool]:
+    if len(trace_ids) == 1:
+        return _column(record, "id") == next(iter(trace_ids))
+    # One parameter, whatever their number: SQLite allows only so many, and each costs a driver time.
+    ids = bindparam("ids", orjson.dumps(list(trace_ids)).decode(), type_=Text)
+    if dialect == "sqlite":
+        return _column(record, "id").in_(select(func.json_each(ids).table_valued("value").c.value))
+    return _column(record, "id").in_(select(func.json_array_elements_text(cast(ids, JSON))))
+
+
+@cache
+def _comparable(record: Record) -> Select[Any]:
+    columns = FULL_COLUMNS if record is ProviderTraceRecord else METADATA_COLUMNS
+    return select(*(_stored_text(record, name) for name in (*columns, "organization_id", "is_deleted")))
+
+
+@cache
+def _column(record: Record, name: str) -> ColumnElement[Any]:
+    return class_mapper(record).columns[name]
+
+
+def _visible(record: Record, columns: Collection[str]) -> Select[Any]:
+    return select(*(_column(record, name).label(name) for name in columns)).where(
+        _column(record, "organization_id") == bindparam("organization_id"),
+        _column(record, "is_deleted") == false(),
     )
 
 
 def _newest(statement: Select[Any], record: Record) -> Select[Any]:
-    return statement.order_by(record.created_at.desc().nulls_last(), record.id.desc()).limit(1)
+    return statement.order_by(_column(record, "created_at").desc().nulls_last(), _column(record, "id").desc()).limit(1)
 
 
-def _stored_text(record: Record, name: str) -> Any:  # noqa: ANN401  (a column of any type)
-    column = getattr(record, name)
+def _stored_text(record: Record, name: str) -> ColumnElement[Any]:
+    column = _column(record, name)
     return (cast(column, Text) if isinstance(column.type, ExactJSON) else column).label(name)

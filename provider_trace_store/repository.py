@@ -5,32 +5,27 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from sqlalchemy import insert
-from sqlalchemy.exc import DBAPIError
-
-from provider_trace_store import queries
-from provider_trace_store.codec import encode, same_document
-from provider_trace_store.drivers import UNIQUE_VIOLATION, primary_key_of, savepoint, write_error
-from provider_trace_store.errors import (
-    InvalidIdentifierError,
-    ProviderTraceConflictError,
-    ProviderTraceRejectedError,
-    ProviderTraceUnavailableError,
-    TraceEncodingError,
-)
+from provider_trace_store import bulk, queries
+from provider_trace_store.errors import InvalidIdentifierError, InvalidLimitError
 from provider_trace_store.models import ProviderTraceMetadataRecord, ProviderTraceRecord
+from provider_trace_store.row_store import RowStore
+from provider_trace_store.rows import (
+    DEFAULT_MAX_BODY_BYTES,
+    LARGEST_MAX_BODY_BYTES,
+    NOT_CONTENT,
+    RowMaker,
+)
 from provider_trace_store.schemas import (
     MAX_INDEXED_BYTES,
-    BaseProviderTrace,
     ProviderTrace,
     ProviderTraceMetadata,
     text_problem,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable
 
-    from sqlalchemy import Connection, Row, Table
+    from sqlalchemy import Result, Row, Select
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
@@ -38,11 +33,6 @@ _Trace = TypeVar("_Trace", ProviderTrace, ProviderTraceMetadata)
 _Argument = TypeVar("_Argument")
 _Result = TypeVar("_Result")
 
-_JSON: Final = ("request_json", "response_json", "agent_tags", "compaction_settings", "llm_config")
-_REQUIRED: Final = frozenset({"id", "request_json", "response_json", "created_at"})
-_MOMENTS: Final = frozenset({"created_at", "updated_at"})
-# Who wrote a row, and when it was changed, is not part of the call that the row records.
-_NOT_CONTENT: Final = frozenset({"created_by_id", "last_updated_by_id", "updated_at"})
 # What an adopted row without a date reads as: old, and of no particular day.
 _NO_DATE: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -58,11 +48,14 @@ class ProviderTraceRepository:
         organization_id: the tenant that owns what is written and whose rows are read: text of 1 to 1,024
             bytes. No method takes another.
         actor_id: who writes, for traces that do not say so themselves.
-        metadata_only: the flag: whether `create` writes to `provider_trace_metadata` and leaves the bodies
-            out. It decides nothing else.
+        metadata_only: the flag: whether traces are written to `provider_trace_metadata`, without their
+            bodies. It decides nothing else.
+        max_body_bytes: the largest body, or other document of a trace, that is taken, in bytes of its stored
+            text: 1 to 199,229,440 (190 MiB; a value of PostgreSQL's ends at 1 GB, and a trace has five).
 
     Raises:
         InvalidIdentifierError: `organization_id` or `actor_id` is not text that a column can hold.
+        InvalidLimitError: `max_body_bytes` is out of its range.
     """
 
     def __init__(
@@ -72,14 +65,19 @@ class ProviderTraceRepository:
         organization_id: str,
         actor_id: str | None = None,
         metadata_only: bool = False,
+        max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     ) -> None:
         _check_identifier("organization_id", organization_id, MAX_INDEXED_BYTES)
         if actor_id is not None:
             _check_identifier("actor_id", actor_id)
+        if type(max_body_bytes) is not int or not 1 <= max_body_bytes <= LARGEST_MAX_BODY_BYTES:
+            raise InvalidLimitError("max_body_bytes", 1, LARGEST_MAX_BODY_BYTES)
         self._session = session
         self._organization_id = organization_id
-        self._actor_id = actor_id
         self._metadata_only = metadata_only
+        record = ProviderTraceMetadataRecord if metadata_only else ProviderTraceRecord
+        schema = ProviderTraceMetadata if metadata_only else ProviderTrace
+        self._store = RowStore(session, record, RowMaker(schema, organization_id, actor_id, max_body_bytes))
 
     def create(self, trace: ProviderTrace) -> ProviderTrace | ProviderTraceMetadata:
         """Store a trace and return it as it is stored.
@@ -94,14 +92,39 @@ class ProviderTraceRepository:
 
         Raises:
             TraceEncodingError: it holds something that cannot be stored exactly; the database was not touched.
+            TraceTooLargeError: a document of it is larger than `max_body_bytes`; likewise.
             ProviderTraceConflictError: the id is taken by a trace with other content.
             ProviderTraceRejectedError: the database refused the row, such as by a host's foreign key.
             ProviderTraceUnavailableError: the database could not store it now.
             TableMissingError: the database has not been migrated.
         """
         if self._metadata_only:
-            return self._store(ProviderTraceMetadata.from_trace(trace), ProviderTraceMetadataRecord)
-        return self._store(trace, ProviderTraceRecord)
+            return self._create(ProviderTraceMetadata.from_trace(trace))
+        return self._create(trace)
+
+    def create_many(self, traces: Iterable[ProviderTrace]) -> bulk.BulkResult:
+        """Store many traces at the speed of COPY, as if each were given to `create`, one after the other.
+
+        A trace that cannot be stored costs none of the others. Sending traces again is safe: what is stored
+        already is counted as unchanged. Memory is bounded: at most 1,000 traces or about 4 MB of stored text
+        are held at a time, or one trace where it is larger.
+
+        Args:
+            traces: of any number; an iterator may use the session, too, but not end its transaction. A list
+                or tuple is encoded while the database writes, which is faster.
+
+        Returns:
+            How many were created and how many were unchanged, and each that was rejected with its error:
+            ProviderTraceConflictError, TraceEncodingError, TraceTooLargeError, ProviderTraceRejectedError.
+
+        Raises:
+            ProviderTraceUnavailableError: the database could not store a part of them now: connection lost,
+                timeout, deadlock, disk full. What was written before, in parts of 1,000, is in the host's
+                transaction; send all of them again, in this transaction or, where it is lost, in the next.
+            TableMissingError: the database has not been migrated.
+            TypeError: one of them is no `ProviderTrace`; what was written before is in the transaction.
+        """
+        return bulk.create_many(self._store, traces)
 
     def get(self, trace_id: str) -> ProviderTrace | None:
         """Return the whole trace of an id, or None; a trace that was written as metadata has no whole.
@@ -111,8 +134,8 @@ class ProviderTraceRepository:
         """
         if text_problem(trace_id):
             return None
-        statement = queries.by_id(ProviderTraceRecord, queries.FULL_COLUMNS, self._organization_id, trace_id)
-        return _trace(ProviderTrace, self._session.execute(statement).first())
+        statement = queries.by_id(ProviderTraceRecord, queries.FULL_COLUMNS)
+        return _trace(ProviderTrace, self._read(ProviderTraceRecord, statement, trace_id=trace_id).first())
 
     def get_by_step_id(self, step_id: str) -> ProviderTrace | None:
         """Return the newest whole trace of a step, or None.
@@ -122,8 +145,8 @@ class ProviderTraceRepository:
         """
         if text_problem(step_id):
             return None
-        statement = queries.newest_by_step_id(queries.FULL_COLUMNS, self._organization_id, step_id)
-        return _trace(ProviderTrace, self._session.execute(statement).first())
+        statement = queries.newest_by_step_id(queries.FULL_COLUMNS)
+        return _trace(ProviderTrace, self._read(ProviderTraceRecord, statement, step_id=step_id).first())
 
     def list_by_step_id(self, step_id: str) -> list[ProviderTrace]:
         """Return all whole traces of a step, oldest first, those of one moment by id; `[]` where there is none.
@@ -133,8 +156,9 @@ class ProviderTraceRepository:
         """
         if text_problem(step_id):
             return []
-        statement = queries.by_step_id(queries.FULL_COLUMNS, self._organization_id, step_id)
-        return [_from_row(ProviderTrace, row) for row in self._session.execute(statement)]
+        statement = queries.by_step_id(queries.FULL_COLUMNS)
+        rows = self._read(ProviderTraceRecord, statement, step_id=step_id)
+        return [_from_row(ProviderTrace, row) for row in rows]
 
     def get_metadata(self, trace_id: str) -> ProviderTraceMetadata | None:
         """Return the metadata of an id, or None; a trace that was written in full has metadata, too.
@@ -145,67 +169,21 @@ class ProviderTraceRepository:
         if text_problem(trace_id):
             return None
         for record in (ProviderTraceMetadataRecord, ProviderTraceRecord):
-            statement = queries.by_id(record, queries.METADATA_COLUMNS, self._organization_id, trace_id)
-            if found := _trace(ProviderTraceMetadata, self._session.execute(statement).first()):
+            statement = queries.by_id(record, queries.METADATA_COLUMNS)
+            if found := _trace(ProviderTraceMetadata, self._read(record, statement, trace_id=trace_id).first()):
                 return found
         return None
 
-    def _store(self, trace: _Trace, record: queries.Record) -> _Trace:
-        trace = self._signed(trace)
-        values = _values(trace)
-        # Pending objects of the host's come first: what goes wrong with them is the host's error, not ours.
-        self._session.flush()
-        table: Table = record.__table__  # type: ignore[assignment]  # declared as FromClause
-        connection = None
-        try:
-            connection = self._session.connection(bind_arguments={"mapper": record})
-            with savepoint(connection):
-                # The metadata's id alone is not unique: the database would take it again under another date.
-                if record is ProviderTraceMetadataRecord and (
-                    stored := self._stored(connection, record, trace, values)
-                ):
-                    return stored
-                connection.execute(insert(table), queries.row(record, values, self._organization_id))
-        except DBAPIError as error:
-            failure = write_error(error, trace.id, connection, table)
-        else:
-            return trace
-        # Outside of the handler, so that the driver's error, which repeats the payload, is not chained.
-        if connection is None or not isinstance(failure, ProviderTraceRejectedError):
-            raise failure
-        try:
-            with savepoint(connection):
-                if stored := self._stored(connection, record, trace, values):
-                    return stored
-                if _is_hidden_duplicate(failure, connection, table):
-                    failure = ProviderTraceUnavailableError(trace.id, failure.sqlstate)
-        except DBAPIError as error:
-            failure = write_error(error, trace.id, connection, table)
-        raise failure
+    def _read(self, record: queries.Record, statement: Select[Any], **parameters: str) -> Result[Any]:
+        """Execute a read, within the organization."""
+        connection = self._session.connection(bind_arguments={"mapper": record})
+        return connection.execute(statement, parameters | {"organization_id": self._organization_id})
 
-    def _stored(
-        self, connection: Connection, record: queries.Record, trace: _Trace, values: Mapping[str, Any]
-    ) -> _Trace | None:
-        """Return what is stored under the trace's id, None where nothing is, or raise where it is another."""
-        columns = type(trace).model_fields
-        rows = connection.execute(queries.stored_under(record, columns, trace.id)).all()
-        if not rows:
-            return None
-        for row in rows:
-            ours = row.organization_id == self._organization_id and not row.is_deleted
-            if ours and _same_content(row, trace, values):
-                bookkeeping = {name: getattr(row, name) for name in _NOT_CONTENT}
-                return trace.model_copy(update=bookkeeping)
-        raise ProviderTraceConflictError(trace.id)
-
-    def _signed(self, trace: _Trace) -> _Trace:
-        """Return a copy that says who wrote it."""
-        return trace.model_copy(
-            update={
-                "created_by_id": trace.created_by_id or self._actor_id,
-                "last_updated_by_id": trace.last_updated_by_id or self._actor_id,
-            }
-        )
+    def _create(self, trace: _Trace) -> _Trace:
+        row = self._store.rows.make(trace)
+        stored = self._store.insert(row)
+        bookkeeping = dict(zip(self._store.rows.fields, row.values, strict=True)) if stored is None else stored._mapping  # noqa: SLF001  (SQLAlchemy's public name)
+        return trace.model_copy(update={name: bookkeeping[name] for name in NOT_CONTENT})
 
 
 class AsyncProviderTraceRepository:
@@ -218,9 +196,11 @@ class AsyncProviderTraceRepository:
         organization_id: as in `ProviderTraceRepository`.
         actor_id: as in `ProviderTraceRepository`.
         metadata_only: as in `ProviderTraceRepository`.
+        max_body_bytes: as in `ProviderTraceRepository`.
 
     Raises:
         InvalidIdentifierError: `organization_id` or `actor_id` is not text that a column can hold.
+        InvalidLimitError: `max_body_bytes` is out of its range.
     """
 
     def __init__(
@@ -230,6 +210,7 @@ class AsyncProviderTraceRepository:
         organization_id: str,
         actor_id: str | None = None,
         metadata_only: bool = False,
+        max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     ) -> None:
         self._session = session
         self._repository = ProviderTraceRepository(
@@ -237,11 +218,16 @@ class AsyncProviderTraceRepository:
             organization_id=organization_id,
             actor_id=actor_id,
             metadata_only=metadata_only,
+            max_body_bytes=max_body_bytes,
         )
 
     async def create(self, trace: ProviderTrace) -> ProviderTrace | ProviderTraceMetadata:
         """Store a trace and return it as it is stored; see `ProviderTraceRepository.create`."""
         return await self._run(self._repository.create, trace)
+
+    async def create_many(self, traces: Iterable[ProviderTrace]) -> bulk.BulkResult:
+        """Store many traces at the speed of COPY; see `ProviderTraceRepository.create_many`."""
+        return await self._run(self._repository.create_many, traces)
 
     async def get(self, trace_id: str) -> ProviderTrace | None:
         """Return the whole trace of an id, or None; see `ProviderTraceRepository.get`."""
@@ -268,51 +254,6 @@ def _check_identifier(name: str, value: object, max_bytes: int | None = None) ->
         raise InvalidIdentifierError(name, "must be text that is not empty")
     if problem := text_problem(value, max_bytes):
         raise InvalidIdentifierError(name, problem)
-
-
-def _values(trace: BaseProviderTrace) -> dict[str, Any]:
-    """Return a trace's row by attribute, its documents encoded."""
-    values = dict(trace)
-    for name, value in values.items():
-        if value is None and name not in _REQUIRED:
-            continue
-        if name in _JSON:
-            values[name] = _encoded(name, value, trace.id)
-        elif problem := _scalar_problem(name, value):
-            # The schema has checked it, unless the object was made around the schema.
-            raise TraceEncodingError(name, problem, trace.id)
-    return values
-
-
-def _scalar_problem(name: str, value: object) -> str | None:
-    if name in _MOMENTS:
-        aware = isinstance(value, datetime) and value.utcoffset() is not None
-        return None if aware else "is no datetime with a time zone"
-    return text_problem(value) if isinstance(value, str) else "is no text"
-
-
-def _encoded(name: str, document: object, trace_id: str) -> str:
-    try:
-        return encode(document, name)
-    except TraceEncodingError as error:
-        problem = error
-    raise TraceEncodingError(problem.path, problem.reason, trace_id)
-
-
-def _is_hidden_duplicate(failure: ProviderTraceRejectedError, connection: Connection, table: Table) -> bool:
-    """Say whether a concurrent transaction stored the id after this one's snapshot (REPEATABLE READ).
-
-    Some distributed engines report the violation without the constraint.
-    """
-    return failure.sqlstate == UNIQUE_VIOLATION and failure.constraint in {None, primary_key_of(connection, table)}
-
-
-def _same_content(row: Row[Any], trace: BaseProviderTrace, values: Mapping[str, Any]) -> bool:
-    return all(
-        same_document(getattr(row, name), values[name]) if name in _JSON else getattr(row, name) == values[name]
-        for name in type(trace).model_fields
-        if name not in _NOT_CONTENT
-    )
 
 
 def _trace(schema: type[_Trace], row: Row[Any] | None) -> _Trace | None:

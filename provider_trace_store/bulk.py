@@ -1,0 +1,290 @@
+"""Many traces at the speed of COPY, by the rules of one: what `create_many` does.
+
+A chunk of traces is one statement. Where it fails, the ids are looked up, and those that are stored already are
+compared and set aside; where none is, the chunk is split, until the rows that the database refuses stand alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, Final
+
+from provider_trace_store.drivers import blames_a_row, errors_of, may_be_duplicate, savepoint, write_error
+from provider_trace_store.errors import (
+    ProviderTraceConflictError,
+    ProviderTraceRejectedError,
+    ProviderTraceStoreError,
+    TraceEncodingError,
+    TraceTooLargeError,
+)
+from provider_trace_store.inserts import insert_many
+from provider_trace_store.schemas import ProviderTrace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from sqlalchemy import Connection
+    from sqlalchemy import Row as StoredRow
+
+    from provider_trace_store.row_store import RowStore
+    from provider_trace_store.rows import Row, RowMaker
+
+# Where a statement is cut. Larger ones are no faster, and each must fit into memory and fail as a whole.
+MAX_ROWS = 1000
+MAX_BYTES = 4 * 2**20
+_IDS_ARE_TAKEN: Final = Exception("some of the ids are taken")
+# Into how many parts a refused chunk is split: more parts repeat less work, fewer need fewer statements.
+_PARTS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedTrace:
+    """A trace that was not stored, and why.
+
+    Args:
+        trace_id: which.
+        error: `ProviderTraceConflictError`, `TraceEncodingError`, `TraceTooLargeError` or
+            `ProviderTraceRejectedError`.
+    """
+
+    trace_id: str
+    error: ProviderTraceStoreError
+
+
+@dataclass(frozen=True, slots=True)
+class BulkResult:
+    """What became of the traces of one `create_many`; the three together are as many as were given.
+
+    Args:
+        created: how many were written.
+        unchanged: how many were stored already, with the same content.
+        rejected: one entry for each trace that was not stored.
+    """
+
+    created: int = 0
+    unchanged: int = 0
+    rejected: tuple[RejectedTrace, ...] = ()
+
+
+def create_many(store: RowStore, traces: Iterable[ProviderTrace]) -> BulkResult:
+    """Store traces as `create` would one after the other, a statement for many.
+
+    Args:
+        store: where.
+        traces: read a chunk at a time, and never while a statement runs unless it is a list or a tuple.
+
+    Raises:
+        ProviderTraceUnavailableError: the database could not store a chunk now.
+        TableMissingError: the database has not been migrated.
+        TypeError: one of them is no `ProviderTrace`.
+    """
+    call = _Call(store)
+    call.write(traces)
+    return BulkResult(call.created, call.unchanged, tuple(call.rejected))
+
+
+class _Call:
+    """One call: what is counted so far, and how a chunk is written."""
+
+    def __init__(self, store: RowStore) -> None:
+        self.created = 0
+        self.unchanged = 0
+        self.rejected: list[RejectedTrace] = []
+        self._store = store
+        # A batch that is sent again is sent again as a whole: once an id was taken, look before writing.
+        self._looks_first = store.takes_an_id_twice
+
+    def write(self, traces: Iterable[ProviderTrace]) -> None:
+        """Write all traces, a window of at most `MAX_ROWS` at a time, cut into chunks by their size."""
+        for window in _slices(traces) if isinstance(traces, list | tuple) else _pulls(iter(traces)):
+            chunk = _Chunk(self._store.rows, window)
+            while chunk.begin():
+                self._write_chunk(chunk)
+                self.rejected += chunk.rejected
+
+    def _write_chunk(self, chunk: _Chunk) -> None:
+        rows = iter(chunk)
+        # An iterator of the host's may use the session: it is read before, a list while the statement runs.
+        ids = None
+        if not chunk.is_listed:
+            rows = iter(list(rows))
+        if (first := next(rows, None)) is None:
+            return
+        if self._looks_first:
+            ids = chunk.window_ids()
+            if ids is None:
+                rows = iter(list(rows))
+                ids = [row.trace_id for row in chunk.rows]
+        connection = self._store.connect(first.trace_id)
+        failure = self._attempt(connection, chain((first,), rows), ids)
+        for _ in rows:
+            """What a statement that failed half-way has left."""
+        if failure is None:
+            self.created += len(chunk.rows)
+        else:
+            self._recover(connection, chunk.rows, failure)
+        again = chunk.again
+        while again:
+            # Of an id's later ones, the first counts where the one before it was refused.
+            firsts: dict[str, Row] = {}
+            again = [
+                row
+                for row in self._without_stored(connection, again)
+                if firsts.setdefault(row.trace_id, row) is not row
+            ]
+            self._insert(connection, list(firsts.values()))
+
+    def _insert(self, connection: Connection, rows: list[Row]) -> None:
+        if not rows:
+            return
+        failure = self._attempt(connection, rows)
+        if failure is None:
+            self.created += len(rows)
+        else:
+            self._recover(connection, rows, failure)
+
+    def _attempt(self, connection: Connection, rows: Iterable[Row], ids: list[str] | None = None) -> Exception | None:
+        """Insert rows whose ids differ; return why it could not be, with the transaction as it was before."""
+        store = self._store
+        try:
+            with savepoint(connection):
+                if ids and store.is_any_stored(connection, ids):
+                    return _IDS_ARE_TAKEN
+                insert_many(connection, store.record, store.rows.fields, rows)
+        except errors_of(connection) as error:
+            return error
+        return None
+
+    def _recover(self, connection: Connection, rows: list[Row], failure: Exception) -> None:
+        """Store those of the rows that can be, after the statement for all of them failed."""
+        if failure is not _IDS_ARE_TAKEN and not blames_a_row(failure):
+            error = write_error(failure, rows[0].trace_id, connection, self._store.table)
+            raise error
+        if failure is _IDS_ARE_TAKEN or may_be_duplicate(failure):
+            rest = self._without_stored(connection, rows)
+            if failure is _IDS_ARE_TAKEN or len(rest) < len(rows):
+                self._looks_first = True
+                self._insert(connection, rest)
+                return
+        if len(rows) == 1:
+            self._insert_one(rows[0])
+            return
+        step = -(-len(rows) // _PARTS)
+        for start in range(0, len(rows), step):
+            self._insert(connection, rows[start : start + step])
+
+    def _insert_one(self, row: Row) -> None:
+        try:
+            stored = self._store.insert(row)
+        except (ProviderTraceConflictError, ProviderTraceRejectedError) as error:
+            self.rejected.append(_rejected(row.trace_id, error))
+        else:
+            self.created += stored is None
+            self.unchanged += stored is not None
+
+    def _without_stored(self, connection: Connection, rows: list[Row]) -> list[Row]:
+        """Settle those of the rows whose id is taken, and return the others."""
+        store = self._store
+        try:
+            with savepoint(connection):
+                stored = store.stored(connection, {row.trace_id for row in rows})
+        except errors_of(connection) as error:
+            failure = write_error(error, rows[0].trace_id, connection, store.table)
+        else:
+            return self._settled(rows, stored)
+        raise failure
+
+    def _settled(self, rows: list[Row], stored: Mapping[str, list[StoredRow[Any]]]) -> list[Row]:
+        rest = []
+        for row in rows:
+            if row.trace_id not in stored:
+                rest.append(row)
+            elif self._store.same_among(stored[row.trace_id], row):
+                self.unchanged += 1
+            else:
+                self.rejected.append(RejectedTrace(row.trace_id, ProviderTraceConflictError(row.trace_id)))
+        return rest
+
+
+class _Chunk:
+    """The rows of one statement, made while they are read, and what was set aside on the way.
+
+    Args:
+        maker: makes them.
+        window: the traces; a chunk after the first one begins where the one before was full.
+    """
+
+    def __init__(self, maker: RowMaker, window: Iterable[ProviderTrace]) -> None:
+        self.is_listed = isinstance(window, list | tuple)
+        self.rows: list[Row] = []
+        self.again: list[Row] = []
+        self.rejected: list[RejectedTrace] = []
+        self._maker = maker
+        self._window: Iterable[ProviderTrace] | None = window
+        self._traces = iter(window)
+        self._next: Row | None = None
+        self._is_read = False
+
+    def begin(self) -> bool:
+        """Begin the next chunk; say whether there is one."""
+        if self._is_read:
+            return False
+        self.rows, self.again, self.rejected = [], [], []
+        return True
+
+    def window_ids(self) -> list[str] | None:
+        """Return the ids of a chunk that was not read yet, in order or not, or None where nobody knows them."""
+        if not self.is_listed or self._window is None:
+            return None
+        try:
+            ids = [trace.id for trace in self._window]
+            joined = "".join(ids)
+        except (AttributeError, TypeError):
+            # Made around the schema; reading the chunk will say so.
+            return None
+        return ids if joined.isascii() and "\0" not in joined else None
+
+    def __iter__(self) -> Iterator[Row]:
+        ids: set[str] = set()
+        size = 0
+        if (row := self._next) is not None:
+            self._next = None
+            ids.add(row.trace_id)
+            size = row.size
+            self.rows.append(row)
+            yield row
+        for trace in self._traces:
+            if not isinstance(trace, ProviderTrace):
+                raise TypeError(f"create_many takes ProviderTrace, not {type(trace).__name__}")
+            try:
+                row = self._maker.make(trace)
+            except (TraceEncodingError, TraceTooLargeError) as error:
+                self.rejected.append(_rejected(trace.id, error))
+                continue
+            size += row.size
+            if size > MAX_BYTES and ids:
+                self._next = row
+                self._window = None
+                return
+            if row.trace_id in ids:
+                self.again.append(row)
+            else:
+                ids.add(row.trace_id)
+                self.rows.append(row)
+                yield row
+        self._is_read = True
+
+
+def _rejected(trace_id: str, error: ProviderTraceStoreError) -> RejectedTrace:
+    # The traceback would keep a chunk of traces in memory for as long as the result lives, payloads and all.
+    return RejectedTrace(trace_id, error.with_traceback(None))
+
+
+def _slices(traces: list[ProviderTrace] | tuple[ProviderTrace, ...]) -> Iterator[Iterable[ProviderTrace]]:
+    return (traces[start : start + MAX_ROWS] for start in range(0, len(traces), MAX_ROWS))
+
+
+def _pulls(traces: Iterator[ProviderTrace]) -> Iterator[Iterable[ProviderTrace]]:
+    for first in traces:
+        yield chain((first,), islice(traces, MAX_ROWS - 1))

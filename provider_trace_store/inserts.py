@@ -1,0 +1,140 @@
+"""The fast insert paths: many rows in one statement, on a connection of the host's.
+
+psycopg, in both forms, gets the binary COPY of PostgreSQL: the server has nothing to unescape, and the context
+of its errors repeats no data. Other drivers get their `executemany`.
+"""
+
+from __future__ import annotations
+
+from asyncio import sleep
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Boolean, String, insert
+from sqlalchemy.orm import class_mapper
+
+from provider_trace_store import queries
+from provider_trace_store.codec import ExactJSON
+from provider_trace_store.models import UtcDateTime
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from psycopg import AsyncConnection, AsyncCursor, Cursor
+    from psycopg import Connection as PsycopgConnection
+    from sqlalchemy import Connection, Insert, Table
+
+    from provider_trace_store.rows import Row
+
+# The binary forms of COPY: a document's is its text in UTF-8, which psycopg copies as it is where it is told
+# that it sends bytes.
+_BINARY_TYPES: Final = ((ExactJSON, "bytea"), (String, "text"), (UtcDateTime, "timestamptz"), (Boolean, "bool"))
+# How much is encoded on an event loop before others get their turn: about a tenth of a millisecond.
+_BYTES_A_TURN: Final = 2**17
+
+
+def insert_one(connection: Connection, record: queries.Record, fields: Sequence[str], row: Row) -> None:
+    """Insert a row; where it fails, the transaction outside of a savepoint fails with it.
+
+    Args:
+        connection: where.
+        record: the table.
+        fields: the attributes that the row has values for.
+        row: what to insert.
+
+    Raises:
+        DBAPIError: the driver's, as SQLAlchemy wraps it.
+    """
+    connection.execute(_insert(record), queries.parameters(record, fields, row.values))
+
+
+def insert_many(connection: Connection, record: queries.Record, fields: Sequence[str], rows: Iterable[Row]) -> None:
+    """Insert rows in one statement; arguments as `insert_one`.
+
+    Args:
+        connection: nothing else may use it until the last row was taken.
+        record: the table.
+        fields: the attributes that the rows have values for.
+        rows: at least one; read while the statement runs where it is a COPY.
+
+    Raises:
+        Exception: the driver's, as SQLAlchemy wraps it or bare: one of `drivers.errors_of`.
+    """
+    if _can_copy(connection):
+        _copy(connection, record, fields, rows)
+    else:
+        connection.execute(_insert(record), [queries.parameters(record, fields, row.values) for row in rows])
+
+
+def _can_copy(connection: Connection) -> bool:
+    if connection.dialect.driver != "psycopg":
+        return False
+    # The server takes what a binary COPY sends for text in the session's encoding.
+    driver_connection: Any = connection.connection.driver_connection
+    return bool(driver_connection.info.encoding == "utf-8")
+
+
+def _copy(connection: Connection, record: queries.Record, fields: Sequence[str], rows: Iterable[Row]) -> None:
+    columns = [class_mapper(record).columns[name] for name in fields]
+    statement = _copy_statement(connection, _table(record), [column.name for column in columns])
+    types = [next(binary for kind, binary in _BINARY_TYPES if isinstance(column.type, kind)) for column in columns]
+    if connection.dialect.is_async:
+        adapted: Any = connection.connection.dbapi_connection
+        adapted.run_async(lambda driver_connection: _copy_async(driver_connection, statement, types, rows))
+    else:
+        _copy_sync(connection.connection.driver_connection, statement, types, rows)  # type: ignore[arg-type]  # psycopg's
+
+
+@cache
+def _insert(record: queries.Record) -> Insert:
+    return insert(_table(record))
+
+
+def _table(record: queries.Record) -> Table:
+    return record.__table__  # type: ignore[return-value]  # declared as FromClause
+
+
+def _copy_statement(connection: Connection, table: Table, columns: list[str]) -> str:
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    schema = connection.schema_for_object(table)
+    name = ".".join(quote(part) for part in (schema, table.name) if part)
+    return f"COPY {name} ({', '.join(map(quote, columns))}) FROM STDIN (FORMAT binary)"
+
+
+def _copy_sync(connection: PsycopgConnection[Any], statement: str, types: list[str], rows: Iterable[Row]) -> None:
+    with connection.cursor() as cursor:
+        _use_own_dumpers(cursor)
+        with cursor.copy(statement.encode()) as copy:
+            copy.set_types(types)
+            for row in rows:
+                copy.write_row(row.values)
+
+
+async def _copy_async(connection: AsyncConnection[Any], statement: str, types: list[str], rows: Iterable[Row]) -> None:
+    async with connection.cursor() as cursor:
+        _use_own_dumpers(cursor)
+        async with cursor.copy(statement.encode()) as copy:
+            copy.set_types(types)
+            encoded = 0
+            for row in rows:
+                await copy.write_row(row.values)
+                encoded += row.size
+                if encoded > _BYTES_A_TURN:
+                    encoded = 0
+                    await sleep(0)
+
+
+def _use_own_dumpers(cursor: Cursor[Any] | AsyncCursor[Any]) -> None:
+    """See to it that types the host adapts in its own way on its connection are not, here."""
+    # psycopg needs libpq, which a host that only uses SQLite need not have.
+    from psycopg.types.bool import BoolBinaryDumper  # noqa: PLC0415  # see above
+    from psycopg.types.datetime import DatetimeBinaryDumper  # noqa: PLC0415  # see above
+    from psycopg.types.string import BytesBinaryDumper, StrBinaryDumper  # noqa: PLC0415  # see above
+
+    for python_type, dumper in (
+        ("builtins.str", StrBinaryDumper),
+        ("builtins.bytes", BytesBinaryDumper),
+        ("builtins.bool", BoolBinaryDumper),
+        ("datetime.datetime", DatetimeBinaryDumper),
+    ):
+        cursor.adapters.register_dumper(python_type, dumper)

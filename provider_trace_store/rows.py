@@ -1,0 +1,163 @@
+"""A trace on its way into a table: checked, its documents encoded once, its size known."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from provider_trace_store.codec import encode_utf8, same_document
+from provider_trace_store.errors import TraceEncodingError, TraceTooLargeError
+from provider_trace_store.schemas import BaseProviderTrace, ProviderTrace, ProviderTraceMetadata, text_problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import Row as StoredRow
+
+DEFAULT_MAX_BODY_BYTES: Final = 64 * 2**20
+# A row has five documents, and a message of PostgreSQL's protocol and a row of SQLite's end at 10^9 bytes.
+LARGEST_MAX_BODY_BYTES: Final = 190 * 2**20
+
+DOCUMENTS: Final = frozenset({"request_json", "response_json", "agent_tags", "compaction_settings", "llm_config"})
+MOMENTS: Final = frozenset({"created_at", "updated_at"})
+# Who wrote a row, and when it was changed, is not part of the call that the row records.
+NOT_CONTENT: Final = frozenset({"created_by_id", "last_updated_by_id", "updated_at"})
+_REQUIRED: Final = frozenset({"id", "request_json", "response_json", "created_at"})
+# What a row takes besides its documents and texts: dates, flags, lengths, a tuple's header.
+_OVERHEAD: Final = 128
+
+
+class Row(NamedTuple):
+    """What an INSERT of a trace writes.
+
+    A tuple, as thousands are made a second, each while the request it records is waiting.
+
+    Args:
+        trace_id: the trace.
+        values: one for each of `RowMaker.fields`; documents as their stored text in UTF-8.
+        size: about what it takes on the wire, in bytes.
+    """
+
+    trace_id: str
+    values: list[Any]
+    size: int
+
+    def __repr__(self) -> str:
+        return f"<Row {self.trace_id}, {self.size} bytes>"
+
+
+class RowMaker:
+    """Makes the rows of one table of one organization from traces.
+
+    Args:
+        schema: which of a trace's fields the table has.
+        organization_id: who owns the rows.
+        actor_id: who writes, where a trace does not say so itself.
+        max_body_bytes: the largest document, in bytes of its stored text.
+    """
+
+    def __init__(
+        self,
+        schema: type[ProviderTrace | ProviderTraceMetadata],
+        organization_id: str,
+        actor_id: str | None = None,
+        max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    ) -> None:
+        given = tuple(schema.model_fields)
+        self.fields = (*given, "organization_id", "is_deleted")
+        self._values_of = itemgetter(*given)
+        self._owned = (organization_id, False)
+        places = {name: place for place, name in enumerate(given)}
+        self._documents = [(places[name], name) for name in given if name in DOCUMENTS]
+        self._moments = [(places[name], name) for name in given if name in MOMENTS]
+        self._texts = tuple(name for name in given if name not in DOCUMENTS | MOMENTS)
+        self._texts_of = itemgetter(*self._texts)
+        self._actors = (places["created_by_id"], places["last_updated_by_id"]) if actor_id is not None else ()
+        self._actor_id = actor_id
+        self._max_body_bytes = max_body_bytes
+
+    def make(self, trace: BaseProviderTrace) -> Row:
+        """Return a trace's row.
+
+        Args:
+            trace: it may have more fields than the table.
+
+        Raises:
+            TraceEncodingError: it holds something that cannot be stored exactly.
+            TraceTooLargeError: one of its documents, or of its texts, is larger than `max_body_bytes`.
+        """
+        given = trace.__dict__
+        try:
+            values = [*self._values_of(given), *self._owned]
+        except KeyError:
+            values = []
+        if not values:
+            # The schema has checked the trace, unless the object was made around it; the same below.
+            missing = next(name for name in self.fields if name not in given)
+            raise TraceEncodingError(missing, "is missing", given.get("id"))
+        trace_id = given["id"]
+        for place in self._actors:
+            values[place] = values[place] or self._actor_id
+        size = _OVERHEAD + self._checked_size_of_texts(given)
+        for place, name in self._documents:
+            document = values[place]
+            if document is not None or name in _REQUIRED:
+                encoded = values[place] = _encoded(name, document, trace_id)
+                self._check_size(name, len(encoded), trace_id)
+                size += len(encoded)
+        for place, name in self._moments:
+            moment = values[place]
+            if not (moment is None and name not in _REQUIRED) and not _is_aware(moment):
+                raise TraceEncodingError(name, "is no datetime with a time zone", trace_id)
+        return Row(trace_id, values, size)
+
+    def is_same(self, row: Row, stored: StoredRow[Any]) -> bool:
+        """Say whether a stored row, whose documents come as text, has the same content."""
+        return all(
+            same_document(getattr(stored, name), value) if name in DOCUMENTS else getattr(stored, name) == value
+            for name, value in zip(self.fields, row.values, strict=True)
+            if name not in NOT_CONTENT
+        )
+
+    def _checked_size_of_texts(self, given: Mapping[str, Any]) -> int:
+        """Return the bytes that the texts take; all at once, as nearly all traces are in order."""
+        texts = [text for text in self._texts_of(given) if text is not None]
+        try:
+            joined = "".join(texts)
+            size = len(joined) if joined.isascii() else len(joined.encode())
+        except (TypeError, UnicodeEncodeError):
+            size = None
+        if size is None or "\0" in joined or given["id"] is None:
+            raise self._text_error(given)
+        if size > self._max_body_bytes:
+            for name in self._texts:
+                self._check_size(name, len((given[name] or "").encode()), given["id"])
+        return size
+
+    def _text_error(self, given: Mapping[str, Any]) -> TraceEncodingError:
+        for name in self._texts:
+            value = given[name]
+            if value is None and name not in _REQUIRED:
+                continue
+            if problem := text_problem(value) if isinstance(value, str) else "is no text":
+                break
+        return TraceEncodingError(name, problem or "is no text", given["id"])
+
+    def _check_size(self, name: str, size: int, trace_id: str) -> None:
+        if size > self._max_body_bytes:
+            raise TraceTooLargeError(name, size, self._max_body_bytes, trace_id)
+
+
+def _is_aware(value: object) -> bool:
+    if type(value) is datetime and value.tzinfo is UTC:
+        return True
+    return isinstance(value, datetime) and value.utcoffset() is not None
+
+
+def _encoded(name: str, document: object, trace_id: str) -> bytes:
+    try:
+        return encode_utf8(document, name)
+    except TraceEncodingError as error:
+        problem = error
+    raise TraceEncodingError(problem.path, problem.reason, trace_id)

@@ -106,8 +106,8 @@ class RowStore:
             connection: where, in a savepoint of the caller's.
             trace_ids: of at most one statement's rows.
         """
-        statement = queries.any_stored_under(self.record, trace_ids, connection.dialect.name)
-        return connection.execute(statement).first() is not None
+        ids, parameters = queries.id_parameters(trace_ids, connection.dialect.name)
+        return connection.execute(queries.any_stored_under(self.record, ids), parameters).first() is not None
 
     def stored(self, connection: Connection, trace_ids: Collection[str]) -> Mapping[str, list[StoredRow[Any]]]:
         """Return the stored rows by id, of those ids that are taken, by whomever.
@@ -116,9 +116,9 @@ class RowStore:
             connection: where, in a savepoint of the caller's.
             trace_ids: of at most one statement's rows.
         """
-        statement = queries.stored_under(self.record, trace_ids, connection.dialect.name)
+        ids, parameters = queries.id_parameters(trace_ids, connection.dialect.name)
         found: defaultdict[str, list[StoredRow[Any]]] = defaultdict(list)
-        for stored in connection.execute(statement):
+        for stored in connection.execute(queries.stored_under(self.record, ids), parameters):
             found[stored.id].append(stored)
         return found
 

@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := binary,sqlite,cli
 
-.PHONY: help demo test lint types contracts wheel lowest clean
+.PHONY: help demo test bench lint types contracts wheel lowest clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,6 +15,9 @@ demo: $(VENV)/installed ## Migrate a SQLite file, record and read traces, show t
 
 test: $(VENV)/installed-dev ## Run all tests on SQLite and on PostgreSQL servers of their own
 	$(BIN)/python -m pytest -m "not wheel"
+
+bench: $(VENV)/installed-dev ## Measure the package against the raw drivers (about 4 minutes)
+	$(BIN)/python -m benchmarks
 
 lint: $(VENV)/installed-dev ## Ruff: rules and format
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final
 
-from provider_trace_store.drivers import blames_a_row, errors_of, may_be_duplicate, savepoint, write_error
+from provider_trace_store.drivers import blames_a_row, errors_of, may_be_duplicate, place_of, savepoint, write_error
 from provider_trace_store.errors import (
     ProviderTraceConflictError,
     ProviderTraceRejectedError,
@@ -36,6 +36,8 @@ MAX_BYTES = 4 * 2**20
 _IDS_ARE_TAKEN: Final = Exception("some of the ids are taken")
 # Into how many parts a refused chunk is split: more parts repeat less work, fewer need fewer statements.
 _PARTS: Final = 4
+# How often, for a chunk, it is cut where the server says.
+_HINTS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class _Call:
         self._store = store
         # A batch that is sent again is sent again as a whole: once an id was taken, look before writing.
         self._looks_first = store.takes_an_id_twice
+        self._hints_left = 0
 
     def write(self, traces: Iterable[ProviderTrace]) -> None:
         """Write all traces, a window of at most `MAX_ROWS` at a time, cut into chunks by their size."""
@@ -105,17 +108,16 @@ class _Call:
 
     def _write_chunk(self, chunk: _Chunk) -> None:
         rows = iter(chunk)
-        # An iterator of the host's may use the session: it is read before, a list while the statement runs.
         ids = None
-        if not chunk.is_listed:
+        if self._looks_first:
+            ids = chunk.ids_ahead()
+        if (self._looks_first and ids is None) or not chunk.is_listed:
+            # An iterator of the host's may use the session, and must be done when the statement begins.
             rows = iter(list(rows))
         if (first := next(rows, None)) is None:
             return
-        if self._looks_first:
-            ids = chunk.window_ids()
-            if ids is None:
-                rows = iter(list(rows))
-                ids = [row.trace_id for row in chunk.rows]
+        if self._looks_first and ids is None:
+            ids = [row.trace_id for row in chunk.rows]
         connection = self._store.connect(first.trace_id)
         failure = self._attempt(connection, chain((first,), rows), ids)
         for _ in rows:
@@ -123,20 +125,22 @@ class _Call:
         if failure is None:
             self.created += len(chunk.rows)
         else:
+            self._hints_left = _HINTS
             self._recover(connection, chunk.rows, failure)
-        again = chunk.again
-        while again:
-            # Of an id's later ones, the first counts where the one before it was refused.
+        self._write_again(connection, chunk.again)
+
+    def _write_again(self, connection: Connection, rows: list[Row]) -> None:
+        """Write rows whose ids stood in the chunk before: another is stored now, or was refused."""
+        while rows:
             firsts: dict[str, Row] = {}
-            again = [
-                row
-                for row in self._without_stored(connection, again)
-                if firsts.setdefault(row.trace_id, row) is not row
-            ]
+            rest = self._without_stored(connection, rows)
+            rows = [row for row in rest if firsts.setdefault(row.trace_id, row) is not row]
             self._insert(connection, list(firsts.values()))
 
     def _insert(self, connection: Connection, rows: list[Row]) -> None:
-        if not rows:
+        if len(rows) == 1:
+            self._insert_one(rows[0])
+        if len(rows) <= 1:
             return
         failure = self._attempt(connection, rows)
         if failure is None:
@@ -167,12 +171,18 @@ class _Call:
                 self._looks_first = True
                 self._insert(connection, rest)
                 return
-        if len(rows) == 1:
-            self._insert_one(rows[0])
-            return
+        for part in self._parts(rows, failure):
+            self._insert(connection, part)
+
+    def _parts(self, rows: list[Row], failure: Exception) -> list[list[Row]]:
+        """Cut refused rows where the server says that the one to blame is, or else evenly."""
+        place = place_of(failure, self._store.table)
+        if place is not None and 1 <= place <= len(rows) and self._hints_left:
+            # Each costs the rest of the rows another attempt: with many to blame, even parts find them sooner.
+            self._hints_left -= 1
+            return [rows[: place - 1], rows[place - 1 : place], rows[place:]]
         step = -(-len(rows) // _PARTS)
-        for start in range(0, len(rows), step):
-            self._insert(connection, rows[start : start + step])
+        return [rows[start : start + step] for start in range(0, len(rows), step)]
 
     def _insert_one(self, row: Row) -> None:
         try:
@@ -233,8 +243,8 @@ class _Chunk:
         self.rows, self.again, self.rejected = [], [], []
         return True
 
-    def window_ids(self) -> list[str] | None:
-        """Return the ids of a chunk that was not read yet, in order or not, or None where nobody knows them."""
+    def ids_ahead(self) -> list[str] | None:
+        """Return at least the ids of a chunk that was not read yet, or None where nobody knows them."""
         if not self.is_listed or self._window is None:
             return None
         try:
@@ -255,7 +265,8 @@ class _Chunk:
             self.rows.append(row)
             yield row
         for trace in self._traces:
-            if not isinstance(trace, ProviderTrace):
+            # Pydantic's own isinstance takes as long as the rest of this loop.
+            if type(trace) is not ProviderTrace and not isinstance(trace, ProviderTrace):
                 raise TypeError(f"create_many takes ProviderTrace, not {type(trace).__name__}")
             try:
                 row = self._maker.make(trace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,6 +52,24 @@ def savepoint(connection: Connection) -> Iterator[None]:
     except BaseException as error:
         _roll_back(connection, error)
         raise
+
+
+@contextmanager
+def one_transaction(connection: Connection) -> Iterator[None]:
+    """Run a block as one transaction where each statement would commit by itself; elsewhere do nothing.
+
+    The `executemany` of a driver in autocommit mode may otherwise commit every row.
+    """
+    if not in_autocommit(connection):
+        yield
+        return
+    connection.exec_driver_sql("BEGIN")
+    try:
+        yield
+    except BaseException:
+        connection.exec_driver_sql("ROLLBACK")
+        raise
+    connection.exec_driver_sql("COMMIT")
 
 
 def in_autocommit(connection: Connection) -> bool:
@@ -173,6 +192,17 @@ def may_be_duplicate(error: Exception) -> bool:
     """Say whether a failed statement may have failed for an id that is stored already."""
     state = sqlstate_of(error)
     return state is None or state == UNIQUE_VIOLATION or state[:2] in _INTERNAL_CLASSES
+
+
+def place_of(error: Exception, table: Table) -> int | None:
+    """Return where in a COPY the server says that it was, from 1, or None.
+
+    A hint: it stands in the text of the error's context, which the server's locale translates.
+    """
+    context = getattr(getattr(_of_the_driver(error), "diag", None), "context", None) or ""
+    _, _, behind = context.partition(f"COPY {table.name}")
+    place = re.search(r"\d+", behind)
+    return int(place[0]) if place else None
 
 
 def _of_the_driver(error: Exception) -> object:

@@ -15,6 +15,7 @@ from sqlalchemy.orm import class_mapper
 
 from provider_trace_store import queries
 from provider_trace_store.codec import ExactJSON
+from provider_trace_store.drivers import one_transaction
 from provider_trace_store.models import UtcDateTime
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ def insert_many(connection: Connection, record: queries.Record, fields: Sequence
     if _can_copy(connection):
         _copy(connection, record, fields, rows)
     else:
-        connection.execute(_insert(record), [queries.parameters(record, fields, row.values) for row in rows])
+        parameters = [queries.parameters(record, fields, row.values) for row in rows]
+        with one_transaction(connection):
+            connection.execute(_insert(record), parameters)
 
 
 def _can_copy(connection: Connection) -> bool:

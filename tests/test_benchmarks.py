@@ -1,0 +1,123 @@
+"""The benchmarks run on a real server and say what they must; no time is asserted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+from sqlalchemy import text
+
+from benchmarks import conversations, server, suite
+
+if TYPE_CHECKING:
+    from tests.servers import Database
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(database: Database, *arguments: str) -> subprocess.CompletedProcess[str]:
+    url = database.url.render_as_string(hide_password=False)
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        env=os.environ | {server.VARIABLE: url},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+
+
+def databases_of(database: Database) -> set[str]:
+    with database.engine().connect() as connection:
+        return set(connection.execute(text("SELECT datname FROM pg_database")).scalars())
+
+
+def test_a_quick_run_measures_every_figure_and_drops_its_database(empty_postgres: Database, tmp_path: Path) -> None:
+    before = databases_of(empty_postgres)
+    ran = run(empty_postgres, "--quick", "--json", str(tmp_path / "run.json"))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    document: dict[str, Any] = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    assert [figure["name"] for figure in document["figures"]] == [figure.name for figure in suite.figures()]
+    for figure in document["figures"]:
+        assert f"{figure['name']}: {figure['title']}" in ran.stdout
+        assert figure.get("ratio", figure.get("peak_megabytes")) > 0
+    assert document["effort"]["rounds"] == 1
+    assert ("WITHOUT lz4" in ran.stdout) == (document["environment"]["compression"] != "lz4")
+    assert not {name for name in databases_of(empty_postgres) - before if "bench" in name}
+
+
+def test_the_fastest_of_the_raw_ways_is_the_limit(empty_postgres: Database, tmp_path: Path) -> None:
+    ran = run(empty_postgres, "--quick", "--only", "create-5kb*", "--json", str(tmp_path / "run.json"))
+    assert ran.returncode == 0
+    figures = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["figures"]
+    assert [figure["name"] for figure in figures] == ["create-5kb", "create-5kb-async"]
+    for figure in figures:
+        fastest = max(figure["others"], key=lambda series: float(series["traces_per_second"]))
+        assert figure["limit"] == fastest["name"]
+        assert figure["ratio"] == figure["ours"]["traces_per_second"] / fastest["traces_per_second"]
+
+
+def test_a_name_that_no_figure_has_lists_those_there_are(empty_postgres: Database) -> None:
+    ran = run(empty_postgres, "--only", "nonsense")
+    assert ran.returncode == 2
+    assert ran.stdout.split() == [figure.name for figure in suite.figures()]
+
+
+def test_an_address_that_no_server_answers_at_is_named_by_its_variable(empty_postgres: Database) -> None:
+    ran = run(empty_postgres, "--url", "postgresql://nobody:secret@127.0.0.1:1/nothing")
+    assert ran.returncode == 2
+    assert server.VARIABLE in ran.stderr
+    assert "secret" not in ran.stderr
+
+
+@pytest.mark.parametrize("size", [5_000, 42_000, 400_000])
+def test_calls_are_of_the_size_asked_for_on_average(size: int) -> None:
+    calls = conversations.exchanges(size, 100)
+    assert sum(call.size for call in calls) / len(calls) == pytest.approx(size, rel=0.1)
+
+
+def test_the_same_seed_gives_the_same_calls_and_another_one_others() -> None:
+    calls = conversations.exchanges(5_000, 20, seed=3)
+    assert calls == conversations.exchanges(5_000, 20, seed=3)
+    assert calls != conversations.exchanges(5_000, 20, seed=4)
+
+
+def test_each_request_repeats_the_one_before_and_what_was_answered() -> None:
+    first = [call for call in conversations.exchanges(42_000, 40) if call.conversation == 2]
+    assert [call.turn for call in first] == list(range(conversations.TURNS))
+    for one, following in pairwise(first):
+        messages = orjson.loads(one.request)["messages"]
+        answered = orjson.loads(one.response)["choices"][0]["message"]
+        assert orjson.loads(following.request)["messages"][: len(messages) + 1] == [*messages, answered]
+
+
+def test_text_has_what_makes_json_hard() -> None:
+    text_of_all = b"".join(call.request for call in conversations.exchanges(42_000, 20)).decode()
+    assert not text_of_all.isascii()
+    assert all(mark in text_of_all for mark in ("\\n", '\\"', "```"))
+
+
+def test_traces_have_new_ids_each_time() -> None:
+    exchanges = conversations.exchanges(5_000, 10)
+    calls = conversations.parsed(exchanges)
+    traces = [*conversations.repeated(calls, 25), *conversations.repeated(calls, 25)]
+    traces += conversations.generated(exchanges, 25)
+    assert len({trace.id for trace in traces}) == 75
+    assert traces[0].request_json == traces[50].request_json == orjson.loads(exchanges[0].request)
+
+
+def test_a_document_compresses_about_three_to_one(empty_postgres: Database) -> None:
+    bodies = [call.request.decode() for call in conversations.exchanges(42_000, 20)]
+    with empty_postgres.engine().connect() as connection:
+        connection.execute(text("CREATE TEMPORARY TABLE bodies (body json)"))
+        connection.execute(text("INSERT INTO bodies VALUES (:body)"), [{"body": body} for body in bodies])
+        query = "SELECT sum(octet_length(body::text)) / sum(pg_column_size(body))::float FROM bodies"
+        ratio = connection.execute(text(query)).scalar_one()
+    assert 2.5 < ratio < 4.5

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final
 
-from provider_trace_store.drivers import blames_a_row, errors_of, may_be_duplicate, place_of, savepoint, write_error
+from provider_trace_store.drivers import (
+    blames_a_row,
+    errors_of,
+    is_unsupported,
+    may_be_duplicate,
+    place_of,
+    savepoint,
+    write_error,
+)
 from provider_trace_store.errors import (
     ProviderTraceConflictError,
     ProviderTraceRejectedError,
@@ -18,7 +26,7 @@ from provider_trace_store.errors import (
     TraceEncodingError,
     TraceTooLargeError,
 )
-from provider_trace_store.inserts import insert_many
+from provider_trace_store.inserts import can_copy, copy_in, insert_many
 from provider_trace_store.schemas import ProviderTrace
 
 if TYPE_CHECKING:
@@ -97,6 +105,7 @@ class _Call:
         # A batch that is sent again is sent again as a whole: once an id was taken, look before writing.
         self._looks_first = store.takes_an_id_twice
         self._hints_left = 0
+        self._copies = True
 
     def write(self, traces: Iterable[ProviderTrace]) -> None:
         """Write all traces, a window of at most `MAX_ROWS` at a time, cut into chunks by their size."""
@@ -155,13 +164,19 @@ class _Call:
             with savepoint(connection):
                 if ids and store.is_any_stored(connection, ids):
                     return _IDS_ARE_TAKEN
-                insert_many(connection, store.record, store.rows.fields, rows)
+                insert = copy_in if self._copies and can_copy(connection) else insert_many
+                insert(connection, store.record, store.rows.fields, rows)
         except errors_of(connection) as error:
             return error
         return None
 
     def _recover(self, connection: Connection, rows: list[Row], failure: Exception) -> None:
         """Store those of the rows that can be, after the statement for all of them failed."""
+        if self._copies and is_unsupported(failure):
+            # Such as under row-level security: PostgreSQL's page on COPY, "Notes".
+            self._copies = False
+            self._insert(connection, rows)
+            return
         if failure is not _IDS_ARE_TAKEN and not blames_a_row(failure):
             error = write_error(failure, rows[0].trace_id, connection, self._store.table)
             raise error

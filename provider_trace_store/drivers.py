@@ -164,7 +164,7 @@ def write_error(
     if state == _UNDEFINED_TABLE or _is_missing_on_sqlite(error, connection, table):
         return TableMissingError(table.name)
     if state is None:
-        refused = isinstance(error, IntegrityError | DataError)
+        refused = isinstance(error, IntegrityError | DataError | UnicodeEncodeError)
     else:
         refused = state[:2] in _ROW_CLASSES or state in _ROW_STATES
     if refused:
@@ -173,8 +173,11 @@ def write_error(
 
 
 def errors_of(connection: Connection) -> tuple[type[Exception], ...]:
-    """Return the classes of a driver's errors, as SQLAlchemy wraps them and bare."""
-    return DBAPIError, connection.dialect.loaded_dbapi.Error
+    """Return the classes of a driver's errors, as SQLAlchemy wraps them and bare.
+
+    A driver encodes text in the connection's encoding, which need not be UTF-8, and fails with Python's error.
+    """
+    return DBAPIError, UnicodeEncodeError, connection.dialect.loaded_dbapi.Error
 
 
 def blames_a_row(error: Exception) -> bool:
@@ -184,8 +187,13 @@ def blames_a_row(error: Exception) -> bool:
     """
     state = sqlstate_of(error)
     if state is None:
-        return isinstance(error, IntegrityError | DataError)
+        return isinstance(error, IntegrityError | DataError | UnicodeEncodeError)
     return state[:2] in _ROW_CLASSES | _INTERNAL_CLASSES or state in _ROW_STATES
+
+
+def is_unsupported(error: Exception) -> bool:
+    """Say whether a statement failed because the database has no such statement for this table and role."""
+    return sqlstate_of(error) == "0A000"
 
 
 def may_be_duplicate(error: Exception) -> bool:

@@ -76,12 +76,14 @@ class TraceTooLargeError(ProviderTraceStoreError, ValueError):
     Args:
         path: which it is, such as `request_json`.
         size: what it takes, in bytes of its stored text.
-        limit: the repository's `max_body_bytes`.
+        limit: what is allowed: for a document the repository's `max_body_bytes`.
         trace_id: the trace.
     """
 
     def __init__(self, path: str, size: int, limit: int, trace_id: str) -> None:
-        super().__init__(f"{trace_id} is too large: {path} takes {size} bytes, more than the {limit} of max_body_bytes")
+        super().__init__(
+            f"{trace_id} is too large: {path} takes {size} bytes, of {limit} that are allowed (see max_body_bytes)"
+        )
         self.path = path
         self.size = size
         self.limit = limit

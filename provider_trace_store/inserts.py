@@ -50,26 +50,24 @@ def insert_one(connection: Connection, record: queries.Record, fields: Sequence[
 
 
 def insert_many(connection: Connection, record: queries.Record, fields: Sequence[str], rows: Iterable[Row]) -> None:
-    """Insert rows in one statement; arguments as `insert_one`.
+    """Insert rows with the driver's `executemany`; it fails as a whole, as `copy_in` does.
 
     Args:
-        connection: nothing else may use it until the last row was taken.
+        connection: where.
         record: the table.
         fields: the attributes that the rows have values for.
-        rows: at least one; read while the statement runs where it is a COPY.
+        rows: at least one.
 
     Raises:
         Exception: the driver's, as SQLAlchemy wraps it or bare: one of `drivers.errors_of`.
     """
-    if _can_copy(connection):
-        _copy(connection, record, fields, rows)
-    else:
-        parameters = [queries.parameters(record, fields, row.values) for row in rows]
-        with one_transaction(connection):
-            connection.execute(_insert(record), parameters)
+    parameters = [queries.parameters(record, fields, row.values) for row in rows]
+    with one_transaction(connection):
+        connection.execute(_insert(record), parameters)
 
 
-def _can_copy(connection: Connection) -> bool:
+def can_copy(connection: Connection) -> bool:
+    """Say whether `copy_in` works on a connection, as far as can be known before."""
     if connection.dialect.driver != "psycopg":
         return False
     # The server takes what a binary COPY sends for text in the session's encoding.
@@ -77,7 +75,15 @@ def _can_copy(connection: Connection) -> bool:
     return bool(driver_connection.info.encoding == "utf-8")
 
 
-def _copy(connection: Connection, record: queries.Record, fields: Sequence[str], rows: Iterable[Row]) -> None:
+def copy_in(connection: Connection, record: queries.Record, fields: Sequence[str], rows: Iterable[Row]) -> None:
+    """Insert rows with COPY; arguments and errors as `insert_many`.
+
+    Args:
+        connection: of psycopg; nothing else may use it until the last row was taken.
+        record: the table.
+        fields: the attributes that the rows have values for.
+        rows: at least one; read while the statement runs.
+    """
     columns = [class_mapper(record).columns[name] for name in fields]
     statement = _copy_statement(connection, _table(record), [column.name for column in columns])
     types = [next(binary for kind, binary in _BINARY_TYPES if isinstance(column.type, kind)) for column in columns]

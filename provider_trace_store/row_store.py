@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import DBAPIError
 
 from provider_trace_store import queries
-from provider_trace_store.drivers import UNIQUE_VIOLATION, primary_key_of, savepoint, write_error
+from provider_trace_store.drivers import UNIQUE_VIOLATION, errors_of, primary_key_of, savepoint, write_error
 from provider_trace_store.errors import (
     ProviderTraceConflictError,
     ProviderTraceRejectedError,
@@ -82,7 +82,7 @@ class RowStore:
                 if self.takes_an_id_twice and (stored := self._same(connection, row)):
                     return stored
                 insert_one(connection, self.record, self.rows.fields, row)
-        except DBAPIError as error:
+        except errors_of(connection) as error:
             failure = write_error(error, row.trace_id, connection, self.table)
         else:
             return None
@@ -95,7 +95,7 @@ class RowStore:
                     return stored
                 if self._is_hidden_duplicate(failure, connection):
                     failure = ProviderTraceUnavailableError(row.trace_id, failure.sqlstate)
-        except DBAPIError as error:
+        except errors_of(connection) as error:
             failure = write_error(error, row.trace_id, connection, self.table)
         raise failure
 

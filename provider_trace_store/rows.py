@@ -19,6 +19,9 @@ DEFAULT_MAX_BODY_BYTES: Final = 64 * 2**20
 # A row has five documents, and a message of PostgreSQL's protocol and a row of SQLite's end at 10^9 bytes.
 LARGEST_MAX_BODY_BYTES: Final = 190 * 2**20
 
+# What names an agent or a user is short: this only keeps a row's other columns from exhausting a driver.
+_MAX_TEXT_BYTES: Final = DEFAULT_MAX_BODY_BYTES
+
 DOCUMENTS: Final = frozenset({"request_json", "response_json", "agent_tags", "compaction_settings", "llm_config"})
 MOMENTS: Final = frozenset({"created_at", "updated_at"})
 # Who wrote a row, and when it was changed, is not part of the call that the row records.
@@ -85,7 +88,7 @@ class RowMaker:
 
         Raises:
             TraceEncodingError: it holds something that cannot be stored exactly.
-            TraceTooLargeError: one of its documents, or of its texts, is larger than `max_body_bytes`.
+            TraceTooLargeError: one of its documents is larger than `max_body_bytes`, or a text than 64 MiB.
         """
         given = trace.__dict__
         try:
@@ -104,7 +107,7 @@ class RowMaker:
             document = values[place]
             if document is not None or name in _REQUIRED:
                 encoded = values[place] = _encoded(name, document, trace_id)
-                self._check_size(name, len(encoded), trace_id)
+                _check_size(name, len(encoded), self._max_body_bytes, trace_id)
                 size += len(encoded)
         for place, name in self._moments:
             moment = values[place]
@@ -130,9 +133,9 @@ class RowMaker:
             size = None
         if size is None or "\0" in joined or given["id"] is None:
             raise self._text_error(given)
-        if size > self._max_body_bytes:
+        if size > _MAX_TEXT_BYTES:
             for name in self._texts:
-                self._check_size(name, len((given[name] or "").encode()), given["id"])
+                _check_size(name, len((given[name] or "").encode()), _MAX_TEXT_BYTES, given["id"])
         return size
 
     def _text_error(self, given: Mapping[str, Any]) -> TraceEncodingError:
@@ -144,9 +147,10 @@ class RowMaker:
                 break
         return TraceEncodingError(name, problem or "is no text", given["id"])
 
-    def _check_size(self, name: str, size: int, trace_id: str) -> None:
-        if size > self._max_body_bytes:
-            raise TraceTooLargeError(name, size, self._max_body_bytes, trace_id)
+
+def _check_size(name: str, size: int, limit: int, trace_id: str) -> None:
+    if size > limit:
+        raise TraceTooLargeError(name, size, limit, trace_id)
 
 
 def _is_aware(value: object) -> bool:

@@ -271,34 +271,36 @@ class _Chunk:
         return ids if joined.isascii() and "\0" not in joined else None
 
     def __iter__(self) -> Iterator[Row]:
+        rows, make = self.rows, self._maker.make
         ids: set[str] = set()
         size = 0
         if (row := self._next) is not None:
             self._next = None
-            ids.add(row.trace_id)
             size = row.size
-            self.rows.append(row)
+            ids.add(row.trace_id)
+            rows.append(row)
             yield row
         for trace in self._traces:
             # Pydantic's own isinstance takes as long as the rest of this loop.
             if type(trace) is not ProviderTrace and not isinstance(trace, ProviderTrace):
                 raise TypeError(f"create_many takes ProviderTrace, not {type(trace).__name__}")
             try:
-                row = self._maker.make(trace)
+                row = make(trace)
             except (TraceEncodingError, TraceTooLargeError) as error:
                 self.rejected.append(_rejected(trace.id, error))
                 continue
-            size += row.size
+            trace_id, _, row_size = row
+            size += row_size
             if size > MAX_BYTES and ids:
                 self._next = row
                 self._window = None
                 return
-            if row.trace_id in ids:
+            if trace_id in ids:
                 self.again.append(row)
-            else:
-                ids.add(row.trace_id)
-                self.rows.append(row)
-                yield row
+                continue
+            ids.add(trace_id)
+            rows.append(row)
+            yield row
         self._is_read = True
 
 

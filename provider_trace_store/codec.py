@@ -75,7 +75,15 @@ def encode_utf8(document: object, path: str = "document") -> bytes:
         TraceEncodingError: the document holds something that would not read back equal.
     """
     try:
-        return _encode_plain(document) or Writer(path).write(document).encode()
+        # orjson goes first: it stops at a cycle. What it takes and would not read back equal (NaN, tuples, UUIDs,
+        # enumerations, fragments) is found after it; it refuses keys that are not exactly text.
+        text = orjson.dumps(document, option=_OPTIONS)
+        if _is_plain(document) and not (b"$" in text and b"$pts:" in text):
+            return text
+    except (TypeError, RecursionError):
+        """It is not plain JSON."""
+    try:
+        return Writer(path).write(document).encode()
     except RecursionError:
         pass
     raise TraceEncodingError(path, "the caller's stack leaves no room to encode it")
@@ -187,19 +195,6 @@ def _is_marked(text: str | bytes) -> bool:
     if isinstance(text, bytes):
         return b"$" in text and b"$pts:" in text
     return "$" in text and MARK in text
-
-
-def _encode_plain(document: object) -> bytes | None:
-    """Return the stored text where a document is plain JSON, else None."""
-    # orjson goes first: it stops at a cycle. What it takes and would not read back equal (NaN, tuples, UUIDs,
-    # enumerations, fragments) is found after it; it refuses keys that are not exactly text.
-    try:
-        text = orjson.dumps(document, option=_OPTIONS)
-    except TypeError:
-        return None
-    if _is_marked(text) or not _is_plain(document):
-        return None
-    return text
 
 
 def _is_plain(document: object) -> bool:

@@ -106,8 +106,12 @@ class RowStore:
             connection: where, in a savepoint of the caller's.
             trace_ids: of at most one statement's rows.
         """
-        ids, parameters = queries.id_parameters(trace_ids, connection.dialect.name)
-        return connection.execute(queries.any_stored_under(self.record, ids), parameters).first() is not None
+        if queries.are_of_one_form(trace_ids):
+            ends = {"lowest": min(trace_ids), "highest": max(trace_ids)}
+            if connection.execute(queries.any_stored_between(self.record), ends).first() is None:
+                return False
+        statement = queries.any_stored_under(self.record, connection.dialect.name)
+        return connection.execute(statement, queries.id_parameters(trace_ids)).first() is not None
 
     def stored(self, connection: Connection, trace_ids: Collection[str]) -> Mapping[str, list[StoredRow[Any]]]:
         """Return the stored rows by id, of those ids that are taken, by whomever.
@@ -116,9 +120,9 @@ class RowStore:
             connection: where, in a savepoint of the caller's.
             trace_ids: of at most one statement's rows.
         """
-        ids, parameters = queries.id_parameters(trace_ids, connection.dialect.name)
+        statement = queries.stored_under(self.record, connection.dialect.name)
         found: defaultdict[str, list[StoredRow[Any]]] = defaultdict(list)
-        for stored in connection.execute(queries.stored_under(self.record, ids), parameters):
+        for stored in connection.execute(statement, queries.id_parameters(trace_ids)):
             found[stored.id].append(stored)
         return found
 

@@ -11,8 +11,6 @@ from provider_trace_store.errors import TraceEncodingError, TraceTooLargeError
 from provider_trace_store.schemas import BaseProviderTrace, ProviderTrace, ProviderTraceMetadata, text_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from sqlalchemy import Row as StoredRow
 
 DEFAULT_MAX_BODY_BYTES: Final = 64 * 2**20
@@ -26,7 +24,10 @@ DOCUMENTS: Final = frozenset({"request_json", "response_json", "agent_tags", "co
 MOMENTS: Final = frozenset({"created_at", "updated_at"})
 # Who wrote a row, and when it was changed, is not part of the call that the row records.
 NOT_CONTENT: Final = frozenset({"created_by_id", "last_updated_by_id", "updated_at"})
-_REQUIRED: Final = frozenset({"id", "request_json", "response_json", "created_at"})
+_REQUIRED: Final = frozenset({"id", "request_json", "response_json"})
+# Without the function that NamedTuple puts before it.
+_new_row: Final = tuple.__new__
+_NO_MOMENT: Final = "is no datetime with a time zone"
 # What a row takes besides its documents and texts: dates, flags, lengths, a tuple's header.
 _OVERHEAD: Final = 128
 
@@ -67,16 +68,16 @@ class RowMaker:
         actor_id: str | None = None,
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     ) -> None:
-        given = tuple(schema.model_fields)
+        fields = schema.model_fields
+        self._texts = tuple(name for name in fields if name not in DOCUMENTS | MOMENTS)
+        documents = tuple(name for name in fields if name in DOCUMENTS)
+        # Texts stand first, so that they are checked all at once.
+        given = (*self._texts, *documents, "created_at", "updated_at")
         self.fields = (*given, "organization_id", "is_deleted")
         self._values_of = itemgetter(*given)
         self._owned = (organization_id, False)
-        places = {name: place for place, name in enumerate(given)}
-        self._documents = [(places[name], name) for name in given if name in DOCUMENTS]
-        self._moments = [(places[name], name) for name in given if name in MOMENTS]
-        self._texts = tuple(name for name in given if name not in DOCUMENTS | MOMENTS)
-        self._texts_of = itemgetter(*self._texts)
-        self._actors = (places["created_by_id"], places["last_updated_by_id"]) if actor_id is not None else ()
+        self._documents = tuple(enumerate(documents, start=len(self._texts)))
+        self._actors = (given.index("created_by_id"), given.index("last_updated_by_id")) if actor_id else ()
         self._actor_id = actor_id
         self._max_body_bytes = max_body_bytes
 
@@ -92,28 +93,31 @@ class RowMaker:
         """
         given = trace.__dict__
         try:
-            values = [*self._values_of(given), *self._owned]
+            found = self._values_of(given)
         except KeyError:
-            values = []
-        if not values:
+            found = ()
+        if not found:
             # The schema has checked the trace, unless the object was made around it; the same below.
             missing = next(name for name in self.fields if name not in given)
             raise TraceEncodingError(missing, "is missing", given.get("id"))
-        trace_id = given["id"]
+        values = [*found, *self._owned]
+        trace_id = values[0]
+        size = _OVERHEAD + self._checked_size(found[: len(self._texts)])
         for place in self._actors:
             values[place] = values[place] or self._actor_id
-        size = _OVERHEAD + self._checked_size_of_texts(given)
         for place, name in self._documents:
             document = values[place]
             if document is not None or name in _REQUIRED:
                 encoded = values[place] = _encoded(name, document, trace_id)
-                _check_size(name, len(encoded), self._max_body_bytes, trace_id)
+                if len(encoded) > self._max_body_bytes:
+                    raise TraceTooLargeError(name, len(encoded), self._max_body_bytes, trace_id)
                 size += len(encoded)
-        for place, name in self._moments:
-            moment = values[place]
-            if not (moment is None and name not in _REQUIRED) and not _is_aware(moment):
-                raise TraceEncodingError(name, "is no datetime with a time zone", trace_id)
-        return Row(trace_id, values, size)
+        created_at, updated_at = found[-2:]
+        if not _is_aware(created_at):
+            raise TraceEncodingError("created_at", _NO_MOMENT, trace_id)
+        if updated_at is not None and not _is_aware(updated_at):
+            raise TraceEncodingError("updated_at", _NO_MOMENT, trace_id)
+        return _new_row(Row, (trace_id, values, size))
 
     def is_same(self, row: Row, stored: StoredRow[Any]) -> bool:
         """Say whether a stored row, whose documents come as text, has the same content."""
@@ -123,34 +127,32 @@ class RowMaker:
             if name not in NOT_CONTENT
         )
 
-    def _checked_size_of_texts(self, given: Mapping[str, Any]) -> int:
+    def _checked_size(self, texts: tuple[Any, ...]) -> int:
         """Return the bytes that the texts take; all at once, as nearly all traces are in order."""
-        texts = [text for text in self._texts_of(given) if text is not None]
         try:
-            joined = "".join(texts)
+            joined = "".join([text for text in texts if text is not None])
             size = len(joined) if joined.isascii() else len(joined.encode())
         except (TypeError, UnicodeEncodeError):
             size = None
-        if size is None or "\0" in joined or given["id"] is None:
-            raise self._text_error(given)
+        if size is None or "\0" in joined or texts[0] is None:
+            raise self._text_error(texts)
         if size > _MAX_TEXT_BYTES:
-            for name in self._texts:
-                _check_size(name, len((given[name] or "").encode()), _MAX_TEXT_BYTES, given["id"])
+            self._check_sizes(texts)
         return size
 
-    def _text_error(self, given: Mapping[str, Any]) -> TraceEncodingError:
-        for name in self._texts:
-            value = given[name]
-            if value is None and name not in _REQUIRED:
+    def _check_sizes(self, texts: tuple[Any, ...]) -> None:
+        for name, text in zip(self._texts, texts, strict=True):
+            size = len((text or "").encode())
+            if size > _MAX_TEXT_BYTES:
+                raise TraceTooLargeError(name, size, _MAX_TEXT_BYTES, texts[0])
+
+    def _text_error(self, texts: tuple[Any, ...]) -> TraceEncodingError:
+        for name, text in zip(self._texts, texts, strict=True):
+            if text is None and name not in _REQUIRED:
                 continue
-            if problem := text_problem(value) if isinstance(value, str) else "is no text":
+            if problem := text_problem(text) if isinstance(text, str) else "is no text":
                 break
-        return TraceEncodingError(name, problem or "is no text", given["id"])
-
-
-def _check_size(name: str, size: int, limit: int, trace_id: str) -> None:
-    if size > limit:
-        raise TraceTooLargeError(name, size, limit, trace_id)
+        return TraceEncodingError(name, problem or "is no text", texts[0])
 
 
 def _is_aware(value: object) -> bool:

@@ -11,12 +11,12 @@ from sqlalchemy.orm import Session
 from provider_trace_store import AsyncProviderTraceRepository, ProviderTraceRepository
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterable
     from contextlib import AsyncExitStack
 
     from sqlalchemy import Executable, Result
 
-    from provider_trace_store import ProviderTrace, ProviderTraceMetadata
+    from provider_trace_store import BulkResult, ProviderTrace, ProviderTraceMetadata
     from tests.servers import Database
 
 Form = Literal["sync", "async"]
@@ -29,6 +29,9 @@ class RepositoryClient(Protocol):
 
     async def create(self, trace: ProviderTrace) -> ProviderTrace | ProviderTraceMetadata:
         """Call the repository's `create`."""
+
+    async def create_many(self, traces: Iterable[ProviderTrace]) -> BulkResult:
+        """Call the repository's `create_many`."""
 
     async def get(self, trace_id: str) -> ProviderTrace | None:
         """Call the repository's `get`."""
@@ -51,6 +54,9 @@ class _Awaited:
 
     async def create(self, trace: ProviderTrace) -> ProviderTrace | ProviderTraceMetadata:
         return self._repository.create(trace)
+
+    async def create_many(self, traces: Iterable[ProviderTrace]) -> BulkResult:
+        return self._repository.create_many(traces)
 
     async def get(self, trace_id: str) -> ProviderTrace | None:
         return self._repository.get(trace_id)
@@ -85,19 +91,20 @@ class Client:
         self._stack = stack
         stack.push_async_callback(self._close)
 
-    def repository(
-        self, *, organization_id: str, actor_id: str | None = None, metadata_only: bool = False
-    ) -> RepositoryClient:
-        """Return a repository on the session; its methods are awaited in both forms."""
+    def repository(self, **options: Any) -> RepositoryClient:
+        """Return a repository on the session; its methods are awaited in both forms.
+
+        Args:
+            options: the repository's own: `organization_id`, `actor_id`, `metadata_only`, `max_body_bytes`.
+        """
         if isinstance(self.session, AsyncSession):
-            return AsyncProviderTraceRepository(
-                self.session, organization_id=organization_id, actor_id=actor_id, metadata_only=metadata_only
-            )
-        return _Awaited(
-            ProviderTraceRepository(
-                self.session, organization_id=organization_id, actor_id=actor_id, metadata_only=metadata_only
-            )
-        )
+            return AsyncProviderTraceRepository(self.session, **options)
+        return _Awaited(ProviderTraceRepository(self.session, **options))
+
+    @property
+    def sync_session(self) -> Session:
+        """The synchronous session: what code that runs inside of the repository uses, in both forms."""
+        return self.session.sync_session if isinstance(self.session, AsyncSession) else self.session
 
     async def another(self) -> Client:
         """Return a client with a second session on the same database, closed with this one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from provider_trace_store.drivers import (
     blames_a_row,
@@ -30,12 +30,11 @@ from provider_trace_store.inserts import can_copy, copy_in, insert_many
 from provider_trace_store.schemas import ProviderTrace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from sqlalchemy import Connection
-    from sqlalchemy import Row as StoredRow
 
-    from provider_trace_store.row_store import RowStore
+    from provider_trace_store.row_store import Found, RowStore
     from provider_trace_store.rows import Row, RowMaker
 
 # Where a statement is cut. Larger ones are no faster, and each must fit into memory and fail as a whole.
@@ -106,10 +105,13 @@ class _Call:
         self._looks_first = store.takes_an_id_twice
         self._hints_left = 0
         self._copies = True
+        self._last_count = -1
 
     def write(self, traces: Iterable[ProviderTrace]) -> None:
         """Write all traces, a window of at most `MAX_ROWS` at a time, cut into chunks by their size."""
-        for window in _slices(traces) if isinstance(traces, list | tuple) else _pulls(iter(traces)):
+        # A list that another task changes meanwhile would lose traces.
+        windows = _slices(tuple(traces)) if type(traces) in {list, tuple} else _pulls(iter(traces))
+        for window in windows:
             chunk = _Chunk(self._store.rows, window)
             while chunk.begin():
                 self._write_chunk(chunk)
@@ -132,7 +134,7 @@ class _Call:
         for _ in rows:
             """What a statement that failed half-way has left."""
         if failure is None:
-            self.created += len(chunk.rows)
+            self._count_written(connection, chunk.rows, self._last_count)
         else:
             self._hints_left = _HINTS
             self._recover(connection, chunk.rows, failure)
@@ -153,7 +155,7 @@ class _Call:
             return
         failure = self._attempt(connection, rows)
         if failure is None:
-            self.created += len(rows)
+            self._count_written(connection, rows, self._last_count)
         else:
             self._recover(connection, rows, failure)
 
@@ -165,7 +167,7 @@ class _Call:
                 if ids and store.is_any_stored(connection, ids):
                     return _IDS_ARE_TAKEN
                 insert = copy_in if self._copies and can_copy(connection) else insert_many
-                insert(connection, store.record, store.rows.fields, rows)
+                self._last_count = insert(connection, store.record, store.rows.fields, rows)
         except errors_of(connection) as error:
             return error
         return None
@@ -210,26 +212,34 @@ class _Call:
 
     def _without_stored(self, connection: Connection, rows: list[Row]) -> list[Row]:
         """Settle those of the rows whose id is taken, and return the others."""
-        store = self._store
-        try:
-            with savepoint(connection):
-                stored = store.stored(connection, {row.trace_id for row in rows})
-        except errors_of(connection) as error:
-            failure = write_error(error, rows[0].trace_id, connection, store.table)
-        else:
-            return self._settled(rows, stored)
-        raise failure
-
-    def _settled(self, rows: list[Row], stored: Mapping[str, list[StoredRow[Any]]]) -> list[Row]:
         rest = []
-        for row in rows:
-            if row.trace_id not in stored:
+        for row, found in zip(rows, self._find(connection, rows), strict=True):
+            if found is None:
                 rest.append(row)
-            elif self._store.same_among(stored[row.trace_id], row):
+            elif found.is_same:
                 self.unchanged += 1
             else:
                 self.rejected.append(RejectedTrace(row.trace_id, ProviderTraceConflictError(row.trace_id)))
         return rest
+
+    def _count_written(self, connection: Connection, rows: list[Row], count: int) -> None:
+        """Count what a statement wrote: all rows, unless triggers of the host's skipped some."""
+        if count in {len(rows), -1}:
+            self.created += len(rows)
+            return
+        for row, found in zip(rows, self._find(connection, rows), strict=True):
+            if found is None:
+                self.rejected.append(RejectedTrace(row.trace_id, ProviderTraceRejectedError(row.trace_id)))
+            else:
+                self.created += 1
+
+    def _find(self, connection: Connection, rows: list[Row]) -> list[Found | None]:
+        try:
+            with savepoint(connection):
+                return self._store.find(connection, rows)
+        except errors_of(connection) as error:
+            failure = write_error(error, rows[0].trace_id, connection, self._store.table)
+        raise failure
 
 
 class _Chunk:
@@ -241,7 +251,7 @@ class _Chunk:
     """
 
     def __init__(self, maker: RowMaker, window: Iterable[ProviderTrace]) -> None:
-        self.is_listed = isinstance(window, list | tuple)
+        self.is_listed = isinstance(window, tuple)
         self.rows: list[Row] = []
         self.again: list[Row] = []
         self.rejected: list[RejectedTrace] = []
@@ -309,7 +319,7 @@ def _rejected(trace_id: str, error: ProviderTraceStoreError) -> RejectedTrace:
     return RejectedTrace(trace_id, error.with_traceback(None))
 
 
-def _slices(traces: list[ProviderTrace] | tuple[ProviderTrace, ...]) -> Iterator[Iterable[ProviderTrace]]:
+def _slices(traces: tuple[ProviderTrace, ...]) -> Iterator[Iterable[ProviderTrace]]:
     return (traces[start : start + MAX_ROWS] for start in range(0, len(traces), MAX_ROWS))
 
 

@@ -66,26 +66,40 @@ def one_transaction(connection: Connection) -> Iterator[None]:
     connection.exec_driver_sql("BEGIN")
     try:
         yield
-    except BaseException:
-        connection.exec_driver_sql("ROLLBACK")
+        connection.exec_driver_sql("COMMIT")
+    except BaseException as error:
+        # SQLite's transaction stays open where its commit failed.
+        _end(connection, error)
         raise
-    connection.exec_driver_sql("COMMIT")
+
+
+def _end(connection: Connection, error: BaseException) -> None:
+    if connection.invalidated or in_autocommit(connection):
+        return
+    try:
+        connection.exec_driver_sql("ROLLBACK")
+    except Exception:  # noqa: BLE001  (as in `_roll_back`)
+        connection.invalidate(error)
 
 
 def in_autocommit(connection: Connection) -> bool:
-    """Say whether each statement commits by itself, as the host has set up its driver.
+    """Say whether the next statement commits by itself: the host has set up its driver so, and has begun nothing.
 
     Args:
         connection: a connection in SQLAlchemy's transaction, where hosts that begin SQLite's by an event have.
     """
-    if getattr(connection.connection.dbapi_connection, "autocommit", None) is True:
-        return True
-    driver_connection = connection.connection.driver_connection
-    return (
-        connection.dialect.name == "sqlite"
-        and getattr(driver_connection, "isolation_level", "") is None
-        and not getattr(driver_connection, "in_transaction", True)
-    )
+    driver_connection: Any = connection.connection.driver_connection
+    if connection.dialect.name == "sqlite":
+        autocommit = getattr(driver_connection, "isolation_level", "") is None
+        autocommit |= getattr(connection.connection.dbapi_connection, "autocommit", None) is True
+        return autocommit and not getattr(driver_connection, "in_transaction", True)
+    if getattr(connection.connection.dbapi_connection, "autocommit", None) is not True:
+        return False
+    if connection.dialect.driver == "psycopg":
+        return _is_idle(connection)
+    if connection.dialect.driver == "asyncpg":
+        return not driver_connection.is_in_transaction()
+    return True
 
 
 def _is_idle(connection: Connection) -> bool:
@@ -99,12 +113,11 @@ def _is_idle(connection: Connection) -> bool:
 def _roll_back(connection: Connection, error: BaseException) -> None:
     if connection.invalidated:
         return
-    driver_connection: Any = connection.connection.driver_connection
-    if driver_connection.closed:
-        # SQLAlchemy does not see the errors of what runs on the driver's own cursor.
+    try:
+        connection.dialect.do_rollback(connection.connection)
+    except Exception:  # noqa: BLE001  (whatever it is, the error of the block is what the caller must see)
+        # The connection is lost, or still at what was cancelled: the host rolls back, and gets another.
         connection.invalidate(error)
-        return
-    connection.dialect.do_rollback(connection.connection)
 
 
 def begin_on_sqlite(connection: Connection, statement: str = "BEGIN") -> None:
@@ -175,9 +188,10 @@ def write_error(
 def errors_of(connection: Connection) -> tuple[type[Exception], ...]:
     """Return the classes of a driver's errors, as SQLAlchemy wraps them and bare.
 
-    A driver encodes text in the connection's encoding, which need not be UTF-8, and fails with Python's error.
+    A driver encodes text in the connection's encoding, which need not be UTF-8, and fails with Python's error; some
+    pass the network's errors and timeouts on.
     """
-    return DBAPIError, UnicodeEncodeError, connection.dialect.loaded_dbapi.Error
+    return DBAPIError, OSError, UnicodeEncodeError, connection.dialect.loaded_dbapi.Error
 
 
 def blames_a_row(error: Exception) -> bool:
@@ -193,7 +207,7 @@ def blames_a_row(error: Exception) -> bool:
 
 def is_unsupported(error: Exception) -> bool:
     """Say whether a statement failed because the database has no such statement for this table and role."""
-    return sqlstate_of(error) == "0A000"
+    return sqlstate_of(error) in {"0A000", "42809"}  # feature not supported, wrong object type: a view
 
 
 def may_be_duplicate(error: Exception) -> bool:

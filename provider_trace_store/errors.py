@@ -21,9 +21,15 @@ place inside a document by its path, a database's refusal by SQLSTATE and constr
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ProviderTraceStoreError(Exception):
-    """Root of every error that the package raises."""
+    """Root of every error that the package raises; it can be pickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own calls the class with the message.
+        return _restored, (type(self), self.args, self.__dict__)
 
 
 class InvalidIdentifierError(ProviderTraceStoreError, ValueError):
@@ -198,3 +204,9 @@ class MigrationLockError(MigrationError):
 def _details(sqlstate: str | None, constraint: str | None = None) -> str:
     parts = [part for part in (sqlstate and f"SQLSTATE {sqlstate}", constraint and f"constraint {constraint}") if part]
     return f" ({', '.join(parts)})" if parts else ""
+
+
+def _restored(kind: type[ProviderTraceStoreError], args: tuple[Any, ...], state: dict[str, Any]) -> Any:  # noqa: ANN401  (pickle's)
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error

@@ -34,7 +34,7 @@ _BINARY_TYPES: Final = ((ExactJSON, "bytea"), (String, "text"), (UtcDateTime, "t
 _BYTES_A_TURN: Final = 2**17
 
 
-def insert_one(connection: Connection, record: queries.Record, fields: Sequence[str], row: Row) -> None:
+def insert_one(connection: Connection, record: queries.Record, fields: Sequence[str], row: Row) -> int:
     """Insert a row; where it fails, the transaction outside of a savepoint fails with it.
 
     Args:
@@ -43,13 +43,16 @@ def insert_one(connection: Connection, record: queries.Record, fields: Sequence[
         fields: the attributes that the row has values for.
         row: what to insert.
 
+    Returns:
+        How many were inserted, or -1 if the driver does not say.
+
     Raises:
         DBAPIError: the driver's, as SQLAlchemy wraps it.
     """
-    connection.execute(_insert(record), queries.parameters(record, fields, row.values))
+    return connection.execute(_insert(record), queries.parameters(record, fields, row.values)).rowcount
 
 
-def insert_many(connection: Connection, record: queries.Record, fields: Sequence[str], rows: Iterable[Row]) -> None:
+def insert_many(connection: Connection, record: queries.Record, fields: Sequence[str], rows: Iterable[Row]) -> int:
     """Insert rows with the driver's `executemany`; it fails as a whole, as `copy_in` does.
 
     Args:
@@ -58,12 +61,15 @@ def insert_many(connection: Connection, record: queries.Record, fields: Sequence
         fields: the attributes that the rows have values for.
         rows: at least one.
 
+    Returns:
+        How many were inserted, or -1 if the driver does not say.
+
     Raises:
         Exception: the driver's, as SQLAlchemy wraps it or bare: one of `drivers.errors_of`.
     """
     parameters = [queries.parameters(record, fields, row.values) for row in rows]
     with one_transaction(connection):
-        connection.execute(_insert(record), parameters)
+        return connection.execute(_insert(record), parameters).rowcount
 
 
 def can_copy(connection: Connection) -> bool:
@@ -75,8 +81,8 @@ def can_copy(connection: Connection) -> bool:
     return bool(driver_connection.info.encoding == "utf-8")
 
 
-def copy_in(connection: Connection, record: queries.Record, fields: Sequence[str], rows: Iterable[Row]) -> None:
-    """Insert rows with COPY; arguments and errors as `insert_many`.
+def copy_in(connection: Connection, record: queries.Record, fields: Sequence[str], rows: Iterable[Row]) -> int:
+    """Insert rows with COPY; arguments, result and errors as `insert_many`.
 
     Args:
         connection: of psycopg; nothing else may use it until the last row was taken.
@@ -89,14 +95,15 @@ def copy_in(connection: Connection, record: queries.Record, fields: Sequence[str
     types = [next(binary for kind, binary in _BINARY_TYPES if isinstance(column.type, kind)) for column in columns]
     if connection.dialect.is_async:
         adapted: Any = connection.connection.dbapi_connection
-        adapted.run_async(lambda driver_connection: _copy_async(driver_connection, statement, types, rows))
-    else:
-        _copy_sync(connection.connection.driver_connection, statement, types, rows)  # type: ignore[arg-type]  # psycopg's
+        count: int = adapted.run_async(lambda driver_connection: _copy_async(driver_connection, statement, types, rows))
+        return count
+    return _copy_sync(connection.connection.driver_connection, statement, types, rows)  # type: ignore[arg-type]  # psycopg's
 
 
 @cache
 def _insert(record: queries.Record) -> Insert:
-    return insert(_table(record))
+    # What SQLAlchemy otherwise keeps for UPDATE and DELETE only.
+    return insert(_table(record)).execution_options(preserve_rowcount=True)
 
 
 def _table(record: queries.Record) -> Table:
@@ -104,22 +111,26 @@ def _table(record: queries.Record) -> Table:
 
 
 def _copy_statement(connection: Connection, table: Table, columns: list[str]) -> str:
-    quote = connection.dialect.identifier_preparer.quote_identifier
-    schema = connection.schema_for_object(table)
-    name = ".".join(quote(part) for part in (schema, table.name) if part)
-    return f"COPY {name} ({', '.join(map(quote, columns))}) FROM STDIN (FORMAT binary)"
+    name = ".".join(_quoted(part) for part in (connection.schema_for_object(table), table.name) if part)
+    return f"COPY {name} ({', '.join(map(_quoted, columns))}) FROM STDIN (FORMAT binary)"
 
 
-def _copy_sync(connection: PsycopgConnection[Any], statement: str, types: list[str], rows: Iterable[Row]) -> None:
+def _quoted(identifier: str) -> str:
+    # SQLAlchemy's own would double percent signs, for a statement with parameters.
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def _copy_sync(connection: PsycopgConnection[Any], statement: str, types: list[str], rows: Iterable[Row]) -> int:
     with connection.cursor() as cursor:
         _use_own_dumpers(cursor)
         with cursor.copy(statement.encode()) as copy:
             copy.set_types(types)
             for row in rows:
                 copy.write_row(row.values)
+        return cursor.rowcount
 
 
-async def _copy_async(connection: AsyncConnection[Any], statement: str, types: list[str], rows: Iterable[Row]) -> None:
+async def _copy_async(connection: AsyncConnection[Any], statement: str, types: list[str], rows: Iterable[Row]) -> int:
     async with connection.cursor() as cursor:
         _use_own_dumpers(cursor)
         async with cursor.copy(statement.encode()) as copy:
@@ -131,6 +142,7 @@ async def _copy_async(connection: AsyncConnection[Any], statement: str, types: l
                 if encoded > _BYTES_A_TURN:
                     encoded = 0
                     await sleep(0)
+        return cursor.rowcount
 
 
 def _use_own_dumpers(cursor: Cursor[Any] | AsyncCursor[Any]) -> None:

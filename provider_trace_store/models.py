@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 metadata: Final = MetaData()
 
+# The attributes whose columns are JSON.
+DOCUMENTS: Final = frozenset({"request_json", "response_json", "agent_tags", "compaction_settings", "llm_config"})
+
 
 class UtcDateTime(TypeDecorator[datetime]):
     """A moment: refuses naive values and gives UTC back, also on SQLite, whose own type forgets the zone."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, reduce
+from itertools import pairwise
+from operator import add
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-from sqlalchemy import JSON, Text, any_, bindparam, cast, false, func, literal, select
+from sqlalchemy import JSON, LargeBinary, Text, and_, any_, bindparam, cast, false, func, literal, select
 from sqlalchemy.orm import class_mapper
 
-from provider_trace_store.codec import Encoded, ExactJSON
-from provider_trace_store.models import ProviderTraceMetadataRecord, ProviderTraceRecord
+from provider_trace_store.codec import Encoded
+from provider_trace_store.models import DOCUMENTS, ProviderTraceMetadataRecord, ProviderTraceRecord
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -63,15 +65,29 @@ def newest_by_step_id(columns: tuple[str, ...]) -> Select[Any]:
 
 
 @cache
-def stored_under(record: Record, dialect: str) -> Select[Any]:
+def heads_under(record: Record, dialect: str) -> Select[Any]:
     """Select every row of `id_parameters`, of any organization and deleted ones too, to compare with new traces.
 
-    JSON columns come as their stored text. The one statement with bodies and without a tenant: its result is
-    for comparing and never for returning.
+    Without its documents, whose bytes are `size`. The one statement without a tenant: its result is for comparing
+    and never for returning.
     """
-    columns = FULL_COLUMNS if record is ProviderTraceRecord else METADATA_COLUMNS
-    texts = (_stored_text(record, name) for name in (*columns, "organization_id", "is_deleted"))
-    return select(*texts).where(_is_among(record, dialect))
+    names = [name for name in _columns_of(record) if name not in DOCUMENTS]
+    as_bytes = LargeBinary if dialect == "sqlite" else Text
+    length = func.length if dialect == "sqlite" else func.octet_length
+    sizes = [func.coalesce(length(cast(_column(record, name), as_bytes)), 0) for name in _documents_of(record)]
+    return select(
+        *(_column(record, name).label(name) for name in (*names, "organization_id", "is_deleted")),
+        reduce(add, sizes).label("size"),
+    ).where(_is_among(record, dialect))
+
+
+@cache
+def documents_under(record: Record, dialect: str) -> Select[Any]:
+    """Select the documents of the rows of `id_parameters`, as their stored text, within `:organization_id`."""
+    documents = (cast(_column(record, name), Text).label(name) for name in _documents_of(record))
+    return select(_column(record, "id"), _column(record, "created_at"), *documents).where(
+        _is_among(record, dialect), *_is_visible(record)
+    )
 
 
 @cache
@@ -82,16 +98,29 @@ def any_stored_under(record: Record, dialect: str) -> Select[Any]:
 
 @cache
 def any_stored_between(record: Record) -> Select[Any]:
-    """Select one row if any id from `:lowest` to `:highest` is taken; for ids that `are_of_one_form`.
+    """Select one row if any id from `:lowest` to `:highest` is taken.
 
-    New UUIDv7 lie close together: one look at their range mostly replaces a thousand.
+    For ids that `are_of_one_form`, where `order_is_plain`. New UUIDv7 lie close together: one look at their range
+    mostly replaces a thousand.
     """
     in_range = _column(record, "id").between(bindparam("lowest", type_=Text), bindparam("highest", type_=Text))
     return select(literal(1)).where(in_range).limit(1)
 
 
+@cache
+def order_is_plain(record: Record) -> Select[Any]:
+    """Select whether the id column's collation puts hexadecimal digits in their order, one after the other.
+
+    An ICU collation may take runs of digits for numbers, or put letters first.
+    """
+    # Of no row, and still of the column's collation, which decides how it compares with what stands before it.
+    nothing = select(_column(record, "id")).limit(0).scalar_subquery()
+    pairs = (*pairwise("0123456789abcdef"), ("10", "2"), ("1a", "2"), ("19", "1a"))
+    return select(and_(*(literal(low) < func.coalesce(nothing, literal(high)) for low, high in pairs)))
+
+
 def are_of_one_form(trace_ids: Collection[str]) -> bool:
-    """Say whether all ids are written as this package writes new ones: as such, every collation sorts them alike."""
+    """Say whether all ids are written as this package writes new ones, and so differ in hexadecimal digits only."""
     joined = "".join(trace_ids)
     count = len(trace_ids)
     if len(joined) != _UUID_ID_LENGTH * count or not joined.isascii():
@@ -146,8 +175,20 @@ def _column(record: Record, name: str) -> ColumnElement[Any]:
     return class_mapper(record).columns[name]
 
 
+def _columns_of(record: Record) -> tuple[str, ...]:
+    return FULL_COLUMNS if record is ProviderTraceRecord else METADATA_COLUMNS
+
+
+def _documents_of(record: Record) -> list[str]:
+    return [name for name in _columns_of(record) if name in DOCUMENTS]
+
+
 def _visible(record: Record, columns: Collection[str]) -> Select[Any]:
-    return select(*(_column(record, name).label(name) for name in columns)).where(
+    return select(*(_column(record, name).label(name) for name in columns)).where(*_is_visible(record))
+
+
+def _is_visible(record: Record) -> tuple[ColumnElement[bool], ...]:
+    return (
         _column(record, "organization_id") == bindparam("organization_id"),
         _column(record, "is_deleted") == false(),
     )
@@ -155,8 +196,3 @@ def _visible(record: Record, columns: Collection[str]) -> Select[Any]:
 
 def _newest(statement: Select[Any], record: Record) -> Select[Any]:
     return statement.order_by(_column(record, "created_at").desc().nulls_last(), _column(record, "id").desc()).limit(1)
-
-
-def _stored_text(record: Record, name: str) -> ColumnElement[Any]:
-    column = _column(record, name)
-    return (cast(column, Text) if isinstance(column.type, ExactJSON) else column).label(name)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from provider_trace_store import queries
 from provider_trace_store.drivers import UNIQUE_VIOLATION, errors_of, primary_key_of, savepoint, write_error
@@ -18,13 +19,29 @@ from provider_trace_store.inserts import insert_one
 from provider_trace_store.models import ProviderTraceMetadataRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy import Connection, Table
     from sqlalchemy import Row as StoredRow
     from sqlalchemy.orm import Session
 
     from provider_trace_store.rows import Row, RowMaker
+
+
+# How much of stored bodies is read at a time, to be compared.
+_BYTES_AT_ONCE: Final = 4 * 2**20
+
+
+class Found(NamedTuple):
+    """What is stored under the id of a row.
+
+    Args:
+        head: without its documents.
+        is_same: whether it is the row, stored already: of this organization, not deleted, with the same content.
+    """
+
+    head: StoredRow[Any]
+    is_same: bool
 
 
 class RowStore:
@@ -60,7 +77,7 @@ class RowStore:
         self._session.flush()
         try:
             return self._session.connection(bind_arguments={"mapper": self.record})
-        except DBAPIError as error:
+        except (DBAPIError, PoolTimeoutError, OSError) as error:
             failure = write_error(error, trace_id, None, self.table)
         raise failure
 
@@ -81,7 +98,10 @@ class RowStore:
             with savepoint(connection):
                 if self.takes_an_id_twice and (stored := self._same(connection, row)):
                     return stored
-                insert_one(connection, self.record, self.rows.fields, row)
+                count = insert_one(connection, self.record, self.rows.fields, row)
+                if count == 0 and not self._same(connection, row):
+                    # A trigger of the host's skipped it.
+                    raise ProviderTraceRejectedError(row.trace_id)
         except errors_of(connection) as error:
             failure = write_error(error, row.trace_id, connection, self.table)
         else:
@@ -106,40 +126,65 @@ class RowStore:
             connection: where, in a savepoint of the caller's.
             trace_ids: of at most one statement's rows.
         """
-        if queries.are_of_one_form(trace_ids):
+        if queries.are_of_one_form(trace_ids) and self._order_is_plain(connection):
             ends = {"lowest": min(trace_ids), "highest": max(trace_ids)}
             if connection.execute(queries.any_stored_between(self.record), ends).first() is None:
                 return False
         statement = queries.any_stored_under(self.record, connection.dialect.name)
         return connection.execute(statement, queries.id_parameters(trace_ids)).first() is not None
 
-    def stored(self, connection: Connection, trace_ids: Collection[str]) -> Mapping[str, list[StoredRow[Any]]]:
-        """Return the stored rows by id, of those ids that are taken, by whomever.
+    def find(self, connection: Connection, rows: Sequence[Row]) -> list[Found | None]:
+        """Return, for each row, what is stored under its id, by whomever; None where the id is free.
+
+        Bodies are read only where all else is the same, and a few MB at a time, as it is not known how large they
+        are.
 
         Args:
             connection: where, in a savepoint of the caller's.
-            trace_ids: of at most one statement's rows.
+            rows: of at most one statement.
         """
-        statement = queries.stored_under(self.record, connection.dialect.name)
-        found: defaultdict[str, list[StoredRow[Any]]] = defaultdict(list)
-        for stored in connection.execute(statement, queries.id_parameters(trace_ids)):
-            found[stored.id].append(stored)
+        heads: defaultdict[str, list[StoredRow[Any]]] = defaultdict(list)
+        statement = queries.heads_under(self.record, connection.dialect.name)
+        for head in connection.execute(statement, queries.id_parameters({row.trace_id for row in rows})):
+            heads[head.id].append(head)
+        found: list[Found | None] = []
+        alike = []
+        for row in rows:
+            taken = heads.get(row.trace_id)
+            found.append(Found(taken[0], is_same=False) if taken else None)
+            for head in taken or ():
+                if not self.rows.has_same_texts(row, head):
+                    continue
+                if head.size or self.rows.has_documents(row):
+                    alike.append((len(found) - 1, row, head))
+                else:
+                    found[-1] = Found(head, is_same=True)
+        for part in _parts_by_size(alike):
+            ids = queries.id_parameters({row.trace_id for _, row, _ in part})
+            statement = queries.documents_under(self.record, connection.dialect.name)
+            organization = {"organization_id": self.rows.organization_id}
+            documents = {
+                (stored.id, stored.created_at): stored for stored in connection.execute(statement, ids | organization)
+            }
+            for place, row, head in part:
+                stored = documents.get((head.id, head.created_at))
+                if stored is not None and self.rows.has_same_documents(row, stored):
+                    found[place] = Found(head, is_same=True)
         return found
 
-    def same_among(self, stored: Iterable[StoredRow[Any]], row: Row) -> StoredRow[Any] | None:
-        """Return what is the row, stored already: of this organization, not deleted, with the same content."""
-        for candidate in stored:
-            if self.rows.is_same(row, candidate):
-                return candidate
-        return None
+    def _order_is_plain(self, connection: Connection) -> bool:
+        key = f"{__name__}.{connection.schema_for_object(self.table)}.{self.table.name}"
+        if key not in connection.info:
+            connection.info[key] = bool(connection.scalar(queries.order_is_plain(self.record)))
+        return bool(connection.info[key])
 
     def _same(self, connection: Connection, row: Row) -> StoredRow[Any] | None:
         """Return the stored row that is this one, None where the id is free, or raise where it is another's."""
-        stored = self.stored(connection, [row.trace_id]).get(row.trace_id)
-        if not stored:
+        found = self.find(connection, [row])[0]
+        if found is None:
             return None
-        if same := self.same_among(stored, row):
-            return same
+        if found.is_same:
+            return found.head
         raise ProviderTraceConflictError(row.trace_id)
 
     def _is_hidden_duplicate(self, failure: ProviderTraceRejectedError, connection: Connection) -> bool:
@@ -151,3 +196,19 @@ class RowStore:
             None,
             primary_key_of(connection, self.table),
         }
+
+
+_Alike = tuple[int, "Row", "StoredRow[Any]"]
+
+
+def _parts_by_size(alike: list[_Alike]) -> Iterator[list[_Alike]]:
+    part: list[_Alike] = []
+    size = 0
+    for one in alike:
+        size += one[2].size
+        if part and size > _BYTES_AT_ONCE:
+            yield part
+            part, size = [], one[2].size
+        part.append(one)
+    if part:
+        yield part

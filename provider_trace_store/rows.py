@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from provider_trace_store.codec import encode_utf8, same_document
 from provider_trace_store.errors import TraceEncodingError, TraceTooLargeError
+from provider_trace_store.models import DOCUMENTS
 from provider_trace_store.schemas import BaseProviderTrace, ProviderTrace, ProviderTraceMetadata, text_problem
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ LARGEST_MAX_BODY_BYTES: Final = 190 * 2**20
 # What names an agent or a user is short: this only keeps a row's other columns from exhausting a driver.
 _MAX_TEXT_BYTES: Final = DEFAULT_MAX_BODY_BYTES
 
-DOCUMENTS: Final = frozenset({"request_json", "response_json", "agent_tags", "compaction_settings", "llm_config"})
 MOMENTS: Final = frozenset({"created_at", "updated_at"})
 # Who wrote a row, and when it was changed, is not part of the call that the row records.
 NOT_CONTENT: Final = frozenset({"created_by_id", "last_updated_by_id", "updated_at"})
@@ -75,6 +75,7 @@ class RowMaker:
         given = (*self._texts, *documents, "created_at", "updated_at")
         self.fields = (*given, "organization_id", "is_deleted")
         self._values_of = itemgetter(*given)
+        self.organization_id = organization_id
         self._owned = (organization_id, False)
         self._documents = tuple(enumerate(documents, start=len(self._texts)))
         self._actors = (given.index("created_by_id"), given.index("last_updated_by_id")) if actor_id else ()
@@ -119,13 +120,21 @@ class RowMaker:
             raise TraceEncodingError("updated_at", _NO_MOMENT, trace_id)
         return _new_row(Row, (trace_id, values, size))
 
-    def is_same(self, row: Row, stored: StoredRow[Any]) -> bool:
-        """Say whether a stored row, whose documents come as text, has the same content."""
+    def has_same_texts(self, row: Row, stored: StoredRow[Any]) -> bool:
+        """Say whether a stored row is of this organization, not deleted, and has the same content but documents."""
         return all(
-            same_document(getattr(stored, name), value) if name in DOCUMENTS else getattr(stored, name) == value
+            getattr(stored, name) == value
             for name, value in zip(self.fields, row.values, strict=True)
-            if name not in NOT_CONTENT
+            if name not in NOT_CONTENT and name not in DOCUMENTS
         )
+
+    def has_same_documents(self, row: Row, stored: StoredRow[Any]) -> bool:
+        """Say whether the documents of a stored row, which come as text, are the same."""
+        return all(same_document(getattr(stored, name), row.values[place]) for place, name in self._documents)
+
+    def has_documents(self, row: Row) -> bool:
+        """Say whether a row has any document."""
+        return any(row.values[place] is not None for place, _ in self._documents)
 
     def _checked_size(self, texts: tuple[Any, ...]) -> int:
         """Return the bytes that the texts take; all at once, as nearly all traces are in order."""

@@ -254,7 +254,9 @@ def _use_lz4(table: Table) -> None:
         for column in table.columns
         if isinstance(column.type, JSON)
     )
+    # The preparer doubles percent signs, for a driver's statement; so does Alembic, once more.
+    name = preparer.format_table(table).replace("%%", "%").replace(":", "\\:")
     op.execute(
         "DO $$ BEGIN IF EXISTS (SELECT FROM pg_settings WHERE name = 'default_toast_compression' "
-        f"AND 'lz4' = ANY (enumvals)) THEN ALTER TABLE {preparer.format_table(table)} {changes}; END IF; END $$"
+        f"AND 'lz4' = ANY (enumvals)) THEN ALTER TABLE {name} {changes}; END IF; END $$"
     )

@@ -1,14 +1,15 @@
 """The fast insert paths: many rows in one statement, on a connection of the host's.
 
-psycopg, in both forms, gets the binary COPY of PostgreSQL: the server has nothing to unescape, and the context
-of its errors repeats no data. Other drivers get their `executemany`.
+psycopg, in both forms, gets PostgreSQL's COPY. Whole traces go in its binary format: the server has nothing to
+unescape. Metadata goes in its text format: of that, the server inserts every 64 KB while the rest is still being
+made, where it keeps up to 1,000 binary rows until it has them all. Other drivers get their `executemany`.
 """
 
 from __future__ import annotations
 
 from asyncio import sleep
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import Boolean, String, insert
 from sqlalchemy.orm import class_mapper
@@ -16,20 +17,21 @@ from sqlalchemy.orm import class_mapper
 from provider_trace_store import queries
 from provider_trace_store.codec import ExactJSON
 from provider_trace_store.drivers import one_transaction
-from provider_trace_store.models import UtcDateTime
+from provider_trace_store.models import ProviderTraceRecord, UtcDateTime
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from psycopg import AsyncConnection, AsyncCursor, Cursor
     from psycopg import Connection as PsycopgConnection
+    from psycopg.adapt import Dumper
     from sqlalchemy import Connection, Insert, Table
 
     from provider_trace_store.rows import Row
 
-# The binary forms of COPY: a document's is its text in UTF-8, which psycopg copies as it is where it is told
-# that it sends bytes.
-_BINARY_TYPES: Final = ((ExactJSON, "bytea"), (String, "text"), (UtcDateTime, "timestamptz"), (Boolean, "bool"))
+# What psycopg is told of the columns: a document goes as the bytes of its stored text.
+_TYPES: Final = ((ExactJSON, "bytea"), (String, "text"), (UtcDateTime, "timestamptz"), (Boolean, "bool"))
+_Dumpers = tuple[tuple[str, type["Dumper"]], ...]
 # How much is encoded on an event loop before others get their turn: about a tenth of a millisecond.
 _BYTES_A_TURN: Final = 2**17
 
@@ -91,13 +93,26 @@ def copy_in(connection: Connection, record: queries.Record, fields: Sequence[str
         rows: at least one; read while the statement runs.
     """
     columns = [class_mapper(record).columns[name] for name in fields]
-    statement = _copy_statement(connection, _table(record), [column.name for column in columns])
-    types = [next(binary for kind, binary in _BINARY_TYPES if isinstance(column.type, kind)) for column in columns]
+    form = "binary" if record is ProviderTraceRecord else "text"
+    copy = _Copy(
+        _copy_statement(connection, _table(record), [column.name for column in columns], form),
+        [next(name for kind, name in _TYPES if isinstance(column.type, kind)) for column in columns],
+        _dumpers(form),
+        rows,
+    )
     if connection.dialect.is_async:
         adapted: Any = connection.connection.dbapi_connection
-        count: int = adapted.run_async(lambda driver_connection: _copy_async(driver_connection, statement, types, rows))
+        count: int = adapted.run_async(lambda driver_connection: _copy_async(driver_connection, copy))
         return count
-    return _copy_sync(connection.connection.driver_connection, statement, types, rows)  # type: ignore[arg-type]  # psycopg's
+    driver_connection: Any = connection.connection.driver_connection
+    return _copy_sync(driver_connection, copy)
+
+
+class _Copy(NamedTuple):
+    statement: str
+    types: list[str]
+    dumpers: _Dumpers
+    rows: Iterable[Row]
 
 
 @cache
@@ -110,9 +125,9 @@ def _table(record: queries.Record) -> Table:
     return record.__table__  # type: ignore[return-value]  # declared as FromClause
 
 
-def _copy_statement(connection: Connection, table: Table, columns: list[str]) -> str:
+def _copy_statement(connection: Connection, table: Table, columns: list[str], form: str) -> str:
     name = ".".join(_quoted(part) for part in (connection.schema_for_object(table), table.name) if part)
-    return f"COPY {name} ({', '.join(map(_quoted, columns))}) FROM STDIN (FORMAT binary)"
+    return f"COPY {name} ({', '.join(map(_quoted, columns))}) FROM STDIN (FORMAT {form})"
 
 
 def _quoted(identifier: str) -> str:
@@ -120,23 +135,23 @@ def _quoted(identifier: str) -> str:
     return '"' + identifier.replace('"', '""') + '"'
 
 
-def _copy_sync(connection: PsycopgConnection[Any], statement: str, types: list[str], rows: Iterable[Row]) -> int:
+def _copy_sync(connection: PsycopgConnection[Any], what: _Copy) -> int:
     with connection.cursor() as cursor:
-        _use_own_dumpers(cursor)
-        with cursor.copy(statement.encode()) as copy:
-            copy.set_types(types)
-            for row in rows:
+        _register(cursor, what.dumpers)
+        with cursor.copy(what.statement.encode()) as copy:
+            copy.set_types(what.types)
+            for row in what.rows:
                 copy.write_row(row.values)
         return cursor.rowcount
 
 
-async def _copy_async(connection: AsyncConnection[Any], statement: str, types: list[str], rows: Iterable[Row]) -> int:
+async def _copy_async(connection: AsyncConnection[Any], what: _Copy) -> int:
     async with connection.cursor() as cursor:
-        _use_own_dumpers(cursor)
-        async with cursor.copy(statement.encode()) as copy:
-            copy.set_types(types)
+        _register(cursor, what.dumpers)
+        async with cursor.copy(what.statement.encode()) as copy:
+            copy.set_types(what.types)
             encoded = 0
-            for row in rows:
+            for row in what.rows:
                 await copy.write_row(row.values)
                 encoded += row.size
                 if encoded > _BYTES_A_TURN:
@@ -145,17 +160,38 @@ async def _copy_async(connection: AsyncConnection[Any], statement: str, types: l
         return cursor.rowcount
 
 
-def _use_own_dumpers(cursor: Cursor[Any] | AsyncCursor[Any]) -> None:
+def _register(cursor: Cursor[Any] | AsyncCursor[Any], dumpers: _Dumpers) -> None:
     """See to it that types the host adapts in its own way on its connection are not, here."""
-    # psycopg needs libpq, which a host that only uses SQLite need not have.
-    from psycopg.types.bool import BoolBinaryDumper  # noqa: PLC0415  # see above
-    from psycopg.types.datetime import DatetimeBinaryDumper  # noqa: PLC0415  # see above
-    from psycopg.types.string import BytesBinaryDumper, StrBinaryDumper  # noqa: PLC0415  # see above
-
-    for python_type, dumper in (
-        ("builtins.str", StrBinaryDumper),
-        ("builtins.bytes", BytesBinaryDumper),
-        ("builtins.bool", BoolBinaryDumper),
-        ("datetime.datetime", DatetimeBinaryDumper),
-    ):
+    for python_type, dumper in dumpers:
         cursor.adapters.register_dumper(python_type, dumper)
+
+
+@cache
+def _dumpers(form: str) -> _Dumpers:
+    # psycopg needs libpq, which a host that only uses SQLite need not have.
+    from psycopg.adapt import Dumper  # noqa: PLC0415  # see above
+    from psycopg.types.bool import BoolBinaryDumper, BoolDumper  # noqa: PLC0415  # see above
+    from psycopg.types.datetime import DatetimeBinaryDumper, DatetimeDumper  # noqa: PLC0415  # see above
+    from psycopg.types.string import BytesBinaryDumper, BytesDumper, StrBinaryDumper, StrDumper  # noqa: PLC0415
+
+    class AsItIs(Dumper):
+        """Sends bytes as text."""
+
+        oid = BytesDumper.oid
+
+        def dump(self, obj: bytes) -> bytes:
+            return obj
+
+    if form == "binary":
+        return (
+            ("builtins.str", StrBinaryDumper),
+            ("builtins.bytes", BytesBinaryDumper),
+            ("builtins.bool", BoolBinaryDumper),
+            ("datetime.datetime", DatetimeBinaryDumper),
+        )
+    return (
+        ("builtins.str", StrDumper),
+        ("builtins.bytes", AsItIs),
+        ("builtins.bool", BoolDumper),
+        ("datetime.datetime", DatetimeDumper),
+    )

@@ -297,7 +297,8 @@ class _Chunk:
             try:
                 row = make(trace)
             except (TraceEncodingError, TraceTooLargeError) as error:
-                self.rejected.append(_rejected(trace.id, error))
+                # Made around the schema, it may have no id at all.
+                self.rejected.append(_rejected(str(trace.__dict__.get("id", "")), error))
                 continue
             trace_id, _, row_size = row
             size += row_size

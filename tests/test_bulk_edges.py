@@ -245,6 +245,17 @@ async def test_a_list_that_is_emptied_meanwhile_is_stored_as_it_was_given(postgr
         assert counts(await task) == (2_500, 0, 0)
 
 
+@both_modes
+async def test_a_trace_made_around_the_schema_without_an_id_costs_only_itself(
+    client: Client, metadata_only: bool
+) -> None:
+    batch = a_batch(3)
+    del batch[1].__dict__["id"]
+    result = await client.repository(organization_id=ORG, metadata_only=metadata_only).create_many(batch)
+    assert counts(result) == (2, 0, 1)
+    assert refusals(result) == [("", TraceEncodingError)]
+
+
 # Results
 
 

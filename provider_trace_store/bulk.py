@@ -118,20 +118,18 @@ class _Call:
                 self.rejected += chunk.rejected
 
     def _write_chunk(self, chunk: _Chunk) -> None:
-        rows = iter(chunk)
-        ids = None
-        if self._looks_first:
-            ids = chunk.ids_ahead()
-        if (self._looks_first and ids is None) or not chunk.is_listed:
-            # An iterator of the host's may use the session, and must be done when the statement begins.
-            rows = iter(list(rows))
-        if (first := next(rows, None)) is None:
+        ids = chunk.ids_ahead() if self._looks_first else None
+        making = iter(chunk)
+        if (first := next(making, None)) is None:
             return
-        if self._looks_first and ids is None:
-            ids = [row.trace_id for row in chunk.rows]
+        # An iterator of the host's may use the session, and must be done when the statement begins.
+        rows: Iterable[Row] = chain((first,), making)
+        if not chunk.is_listed or (self._looks_first and ids is None):
+            rows = [*rows]
+            ids = [row.trace_id for row in rows] if self._looks_first else None
         connection = self._store.connect(first.trace_id)
-        failure = self._attempt(connection, chain((first,), rows), ids)
-        for _ in rows:
+        failure = self._attempt(connection, rows, ids)
+        for _ in making:
             """What a statement that failed half-way has left."""
         if failure is None:
             self._count_written(connection, chunk.rows, self._last_count)

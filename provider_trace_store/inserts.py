@@ -1,8 +1,8 @@
 """The fast insert paths: many rows in one statement, on a connection of the host's.
 
-psycopg, in both forms, gets PostgreSQL's COPY. Whole traces go in its binary format: the server has nothing to
-unescape. Metadata goes in its text format: of that, the server inserts every 64 KB while the rest is still being
-made, where it keeps up to 1,000 binary rows until it has them all. Other drivers get their `executemany`.
+psycopg, in both forms, gets PostgreSQL's COPY. Its binary format is the faster: the server has nothing to unescape.
+Only metadata whose rows are still being made goes in its text format: of that, the server inserts every 64 KB
+meanwhile, where it keeps up to 1,000 binary rows until it has them all. Other drivers get their `executemany`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlalchemy.orm import class_mapper
 from provider_trace_store import queries
 from provider_trace_store.codec import ExactJSON
 from provider_trace_store.drivers import one_transaction
-from provider_trace_store.models import ProviderTraceRecord, UtcDateTime
+from provider_trace_store.models import ProviderTraceMetadataRecord, UtcDateTime
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -92,8 +92,9 @@ def copy_in(connection: Connection, record: queries.Record, fields: Sequence[str
         fields: the attributes that the rows have values for.
         rows: at least one; read while the statement runs.
     """
+    is_small = record is ProviderTraceMetadataRecord
     columns = [class_mapper(record).columns[name] for name in fields]
-    form = "binary" if record is ProviderTraceRecord else "text"
+    form = "text" if is_small and not isinstance(rows, list) else "binary"
     copy = _Copy(
         _copy_statement(connection, _table(record), [column.name for column in columns], form),
         [next(name for kind, name in _TYPES if isinstance(column.type, kind)) for column in columns],

@@ -8,7 +8,7 @@ from operator import add
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-from sqlalchemy import JSON, LargeBinary, Text, and_, any_, bindparam, cast, false, func, literal, select
+from sqlalchemy import JSON, LargeBinary, Text, and_, bindparam, cast, false, func, literal, select
 from sqlalchemy.orm import class_mapper
 
 from provider_trace_store.codec import Encoded
@@ -65,29 +65,30 @@ def newest_by_step_id(columns: tuple[str, ...]) -> Select[Any]:
 
 
 @cache
-def heads_under(record: Record, dialect: str) -> Select[Any]:
+def heads_under(record: Record, compared: tuple[str, ...], dialect: str) -> Select[Any]:
     """Select every row of `id_parameters`, of any organization and deleted ones too, to compare with new traces.
 
-    Without its documents, whose bytes are `size`. The one statement without a tenant: its result is for comparing
-    and never for returning.
+    This statement and the next have no tenant: their results are for comparing and never for returning.
+
+    Args:
+        record: the table.
+        compared: the attributes that come first; the others but documents follow, then the `size` of these in bytes.
+        dialect: SQLAlchemy's name of the database.
     """
-    names = [name for name in _columns_of(record) if name not in DOCUMENTS]
+    others = [name for name in _columns_of(record) if name not in DOCUMENTS and name not in compared]
     as_bytes = LargeBinary if dialect == "sqlite" else Text
     length = func.length if dialect == "sqlite" else func.octet_length
     sizes = [func.coalesce(length(cast(_column(record, name), as_bytes)), 0) for name in _documents_of(record)]
     return select(
-        *(_column(record, name).label(name) for name in (*names, "organization_id", "is_deleted")),
-        reduce(add, sizes).label("size"),
+        *(_column(record, name).label(name) for name in (*compared, *others)), reduce(add, sizes).label("size")
     ).where(_is_among(record, dialect))
 
 
 @cache
 def documents_under(record: Record, dialect: str) -> Select[Any]:
-    """Select the documents of the rows of `id_parameters`, as their stored text, within `:organization_id`."""
+    """Select the documents of the rows of `id_parameters`, as their stored text; for ids that `heads_under` found."""
     documents = (cast(_column(record, name), Text).label(name) for name in _documents_of(record))
-    return select(_column(record, "id"), _column(record, "created_at"), *documents).where(
-        _is_among(record, dialect), *_is_visible(record)
-    )
+    return select(_column(record, "id"), _column(record, "created_at"), *documents).where(_is_among(record, dialect))
 
 
 @cache
@@ -166,8 +167,8 @@ def _is_among(record: Record, dialect: str) -> ColumnElement[bool]:
     parameter = bindparam("ids", type_=Text)
     if dialect == "sqlite":
         return _column(record, "id").in_(select(func.json_each(parameter).table_valued("value").c.value))
-    elements = select(func.json_array_elements_text(cast(parameter, JSON))).scalar_subquery()
-    return _column(record, "id") == any_(func.array(elements))
+    # No array: with one that is not constant, a sequential scan would compare each row with each of its elements.
+    return _column(record, "id").in_(select(func.json_array_elements_text(cast(parameter, JSON))))
 
 
 @cache

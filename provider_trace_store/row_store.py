@@ -144,7 +144,7 @@ class RowStore:
             rows: of at most one statement.
         """
         heads: defaultdict[str, list[StoredRow[Any]]] = defaultdict(list)
-        statement = queries.heads_under(self.record, connection.dialect.name)
+        statement = queries.heads_under(self.record, self.rows.compared, connection.dialect.name)
         for head in connection.execute(statement, queries.id_parameters({row.trace_id for row in rows})):
             heads[head.id].append(head)
         found: list[Found | None] = []
@@ -162,10 +162,7 @@ class RowStore:
         for part in _parts_by_size(alike):
             ids = queries.id_parameters({row.trace_id for _, row, _ in part})
             statement = queries.documents_under(self.record, connection.dialect.name)
-            organization = {"organization_id": self.rows.organization_id}
-            documents = {
-                (stored.id, stored.created_at): stored for stored in connection.execute(statement, ids | organization)
-            }
+            documents = {(stored.id, stored.created_at): stored for stored in connection.execute(statement, ids)}
             for place, row, head in part:
                 stored = documents.get((head.id, head.created_at))
                 if stored is not None and self.rows.has_same_documents(row, stored):

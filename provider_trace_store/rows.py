@@ -75,7 +75,8 @@ class RowMaker:
         given = (*self._texts, *documents, "created_at", "updated_at")
         self.fields = (*given, "organization_id", "is_deleted")
         self._values_of = itemgetter(*given)
-        self.organization_id = organization_id
+        self.compared = tuple(name for name in self.fields if name not in NOT_CONTENT | DOCUMENTS)
+        self._compared_of = itemgetter(*(self.fields.index(name) for name in self.compared))
         self._owned = (organization_id, False)
         self._documents = tuple(enumerate(documents, start=len(self._texts)))
         self._actors = (given.index("created_by_id"), given.index("last_updated_by_id")) if actor_id else ()
@@ -121,12 +122,13 @@ class RowMaker:
         return _new_row(Row, (trace_id, values, size))
 
     def has_same_texts(self, row: Row, stored: StoredRow[Any]) -> bool:
-        """Say whether a stored row is of this organization, not deleted, and has the same content but documents."""
-        return all(
-            getattr(stored, name) == value
-            for name, value in zip(self.fields, row.values, strict=True)
-            if name not in NOT_CONTENT and name not in DOCUMENTS
-        )
+        """Say whether a stored row is of this organization, not deleted, and has the same content but documents.
+
+        Args:
+            row: the new one.
+            stored: its first columns are those that `compared` names.
+        """
+        return bool(self._compared_of(row.values) == stored[: len(self.compared)])
 
     def has_same_documents(self, row: Row, stored: StoredRow[Any]) -> bool:
         """Say whether the documents of a stored row, which come as text, are the same."""

@@ -16,12 +16,15 @@ from sqlalchemy.orm import Session
 from provider_trace_store import (
     AsyncProviderTraceRepository,
     ProviderTraceConflictError,
+    ProviderTraceMetadataRecord,
+    ProviderTraceRecord,
     ProviderTraceRejectedError,
     ProviderTraceRepository,
     ProviderTraceStoreError,
     ProviderTraceUnavailableError,
     TraceEncodingError,
     TraceTooLargeError,
+    queries,
 )
 from provider_trace_store.migrations import upgrade
 from tests.batches import (
@@ -126,6 +129,27 @@ async def test_an_id_under_another_date_is_found_in_any_collation(postgres: Data
                 again = repository.create_many([a_trace(2, id=one) for one in some])
                 assert refusals(again) == [(one, ProviderTraceConflictError) for one in some]
         assert session.scalar(text("SELECT count(*) FROM provider_trace_metadata")) == len(ids)
+
+
+@both_modes
+async def test_a_retry_compares_no_row_with_each_of_its_ids_on_a_table_without_statistics(
+    postgres: Database, metadata_only: bool
+) -> None:
+    record = ProviderTraceMetadataRecord if metadata_only else ProviderTraceRecord
+    with Session(postgres.engine()) as session:
+        repository = ProviderTraceRepository(session, organization_id=ORG, metadata_only=metadata_only)
+        repository.create_many(a_batch(3_000))
+        connection = session.connection()
+        ids = queries.id_parameters([trace_id(number) for number in range(1_000)])
+        compared = ("id", "organization_id")
+        for statement in (
+            queries.heads_under(record, compared, "postgresql"),
+            queries.documents_under(record, "postgresql"),
+            queries.any_stored_under(record, "postgresql"),
+        ):
+            compiled = statement.compile(dialect=connection.dialect)
+            plan = connection.exec_driver_sql(f"EXPLAIN {compiled}", compiled.params | ids).scalars().all()
+            assert not any("= ANY" in line for line in plan), plan
 
 
 @both_modes

@@ -65,36 +65,40 @@ def newest_by_step_id(columns: tuple[str, ...]) -> Select[Any]:
 
 
 @cache
-def heads_under(record: Record, compared: tuple[str, ...], dialect: str) -> Select[Any]:
-    """Select every row of `id_parameters`, of any organization and deleted ones too, to compare with new traces.
+def heads_under(record: Record, compared: tuple[str, ...], way: str) -> Select[Any]:
+    """Select every row of the ids of `look_up`, of any organization and deleted ones too, to compare with new traces.
 
     This statement and the next have no tenant: their results are for comparing and never for returning.
 
     Args:
         record: the table.
         compared: the attributes that come first; the others but documents follow, then the `size` of these in bytes.
-        dialect: SQLAlchemy's name of the database.
+        way: as `look_up` says.
     """
     others = [name for name in _columns_of(record) if name not in DOCUMENTS and name not in compared]
-    as_bytes = LargeBinary if dialect == "sqlite" else Text
-    length = func.length if dialect == "sqlite" else func.octet_length
-    sizes = [func.coalesce(length(cast(_column(record, name), as_bytes)), 0) for name in _documents_of(record)]
+    # Of text, SQLite counts characters.
+    sizes = [
+        func.coalesce(func.length(cast(cast(_column(record, name), Text), LargeBinary)), 0)
+        if way.startswith("sqlite")
+        else func.coalesce(func.octet_length(cast(_column(record, name), Text)), 0)
+        for name in _documents_of(record)
+    ]
     return select(
         *(_column(record, name).label(name) for name in (*compared, *others)), reduce(add, sizes).label("size")
-    ).where(_is_among(record, dialect))
+    ).where(_is_among(record, way))
 
 
 @cache
-def documents_under(record: Record, dialect: str) -> Select[Any]:
-    """Select the documents of the rows of `id_parameters`, as their stored text; for ids that `heads_under` found."""
+def documents_under(record: Record, way: str) -> Select[Any]:
+    """Select the documents of the ids of `look_up`, as their stored text; for what `heads_under` found."""
     documents = (cast(_column(record, name), Text).label(name) for name in _documents_of(record))
-    return select(_column(record, "id"), _column(record, "created_at"), *documents).where(_is_among(record, dialect))
+    return select(_column(record, "id"), _column(record, "created_at"), *documents).where(_is_among(record, way))
 
 
 @cache
-def any_stored_under(record: Record, dialect: str) -> Select[Any]:
-    """Select one row if any id of `id_parameters` is taken."""
-    return select(literal(1)).where(_is_among(record, dialect)).limit(1)
+def any_stored_under(record: Record, way: str) -> Select[Any]:
+    """Select one row if any of the ids of `look_up` is taken."""
+    return select(literal(1)).where(_is_among(record, way)).limit(1)
 
 
 @cache
@@ -135,12 +139,17 @@ def are_of_one_form(trace_ids: Collection[str]) -> bool:
     )
 
 
-def id_parameters(trace_ids: Collection[str]) -> dict[str, str]:
-    """Return the parameter of a statement that looks up ids: at least one, checked text without NUL.
+def look_up(trace_ids: Collection[str], dialect: str) -> tuple[str, dict[str, str]]:
+    """Return in which way a statement looks ids up, and its parameter.
 
-    One parameter, whatever their number: SQLite allows only so many, and each costs a driver time.
+    Args:
+        trace_ids: at least one; checked text without NUL.
+        dialect: SQLAlchemy's name of the database.
     """
-    return {"ids": orjson.dumps(list(trace_ids)).decode()}
+    if len(trace_ids) == 1:
+        return f"{dialect}, one", {"ids": next(iter(trace_ids))}
+    # One parameter, whatever their number: SQLite allows only so many, and each costs a driver time.
+    return dialect, {"ids": orjson.dumps(list(trace_ids)).decode()}
 
 
 def parameters(record: Record, fields: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
@@ -163,9 +172,11 @@ def _column_keys(record: Record, fields: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(columns[field].key for field in fields)
 
 
-def _is_among(record: Record, dialect: str) -> ColumnElement[bool]:
+def _is_among(record: Record, way: str) -> ColumnElement[bool]:
     parameter = bindparam("ids", type_=Text)
-    if dialect == "sqlite":
+    if way.endswith(", one"):
+        return _column(record, "id") == parameter
+    if way == "sqlite":
         return _column(record, "id").in_(select(func.json_each(parameter).table_valued("value").c.value))
     # No array: with one that is not constant, a sequential scan would compare each row with each of its elements.
     return _column(record, "id").in_(select(func.json_array_elements_text(cast(parameter, JSON))))

@@ -130,8 +130,8 @@ class RowStore:
             ends = {"lowest": min(trace_ids), "highest": max(trace_ids)}
             if connection.execute(queries.any_stored_between(self.record), ends).first() is None:
                 return False
-        statement = queries.any_stored_under(self.record, connection.dialect.name)
-        return connection.execute(statement, queries.id_parameters(trace_ids)).first() is not None
+        way, parameters = queries.look_up(trace_ids, connection.dialect.name)
+        return connection.execute(queries.any_stored_under(self.record, way), parameters).first() is not None
 
     def find(self, connection: Connection, rows: Sequence[Row]) -> list[Found | None]:
         """Return, for each row, what is stored under its id, by whomever; None where the id is free.
@@ -144,8 +144,8 @@ class RowStore:
             rows: of at most one statement.
         """
         heads: defaultdict[str, list[StoredRow[Any]]] = defaultdict(list)
-        statement = queries.heads_under(self.record, self.rows.compared, connection.dialect.name)
-        for head in connection.execute(statement, queries.id_parameters({row.trace_id for row in rows})):
+        way, parameters = queries.look_up({row.trace_id for row in rows}, connection.dialect.name)
+        for head in connection.execute(queries.heads_under(self.record, self.rows.compared, way), parameters):
             heads[head.id].append(head)
         found: list[Found | None] = []
         alike = []
@@ -160,9 +160,9 @@ class RowStore:
                 else:
                     found[-1] = Found(head, is_same=True)
         for part in _parts_by_size(alike):
-            ids = queries.id_parameters({row.trace_id for _, row, _ in part})
-            statement = queries.documents_under(self.record, connection.dialect.name)
-            documents = {(stored.id, stored.created_at): stored for stored in connection.execute(statement, ids)}
+            way, parameters = queries.look_up({row.trace_id for _, row, _ in part}, connection.dialect.name)
+            result = connection.execute(queries.documents_under(self.record, way), parameters)
+            documents = {(stored.id, stored.created_at): stored for stored in result}
             for place, row, head in part:
                 stored = documents.get((head.id, head.created_at))
                 if stored is not None and self.rows.has_same_documents(row, stored):

@@ -43,8 +43,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test once on each database of its fixture, unless its own mark names the databases."""
+    """Run a test once on each database of its fixture, unless its own marks say which."""
     postgres = [server.name for server in metafunc.config.stash[SERVERS]]
+    if metafunc.definition.get_closest_marker("newest"):
+        postgres = postgres[-1:]
     everything = [SQLITE, *postgres, *([pgbouncer.NAME] if metafunc.config.stash[PGBOUNCER] else ())]
     marked = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
     for fixture, names in (

@@ -19,6 +19,8 @@ from benchmarks import conversations, server, suite
 if TYPE_CHECKING:
     from tests.servers import Database
 
+pytestmark = pytest.mark.newest
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from tests.clients import Client
     from tests.servers import Database
 
+pytestmark = pytest.mark.newest
+
 sqlite_only = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
     from tests.clients import Form
 
+pytestmark = pytest.mark.newest
+
 A_BATCH: Final = 200
 BATCHES: Final = 50
 NAMES: Final = numbers(1)

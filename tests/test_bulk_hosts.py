@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from tests.clients import Form
     from tests.servers import Database
 
+pytestmark = pytest.mark.newest
+
 # A batch of 1,000 with one bad row is halved ten times: two statements a level, and the first one.
 FAR_BELOW_ROW_BY_ROW: Final = 50
 

@@ -240,7 +240,7 @@ def _check_encoding(connection: Connection) -> None:
 
 
 def _use_lz4(table: Table) -> None:
-    """Let the json columns of a new table use lz4 where the server has it: four times the write rate of pglz.
+    """Let the json columns of a new table use lz4 where the server has it: it takes less time than pglz.
 
     Decided by the server, so that the script of `--sql` does the same. Compression per column came with
     PostgreSQL 14, and with it the setting that lists what the server was built with.

@@ -105,7 +105,6 @@ class _Call:
         self._looks_first = store.takes_an_id_twice
         self._hints_left = 0
         self._copies = True
-        self._last_count = -1
 
     def write(self, traces: Iterable[ProviderTrace]) -> None:
         """Write all traces, a window of at most `MAX_ROWS` at a time, cut into chunks by their size."""
@@ -128,14 +127,11 @@ class _Call:
             rows = [*rows]
             ids = [row.trace_id for row in rows] if self._looks_first else None
         connection = self._store.connect(first.trace_id)
-        failure = self._attempt(connection, rows, ids)
+        outcome = self._attempt(connection, rows, ids)
         for _ in making:
             """What a statement that failed half-way has left."""
-        if failure is None:
-            self._count_written(connection, chunk.rows, self._last_count)
-        else:
-            self._hints_left = _HINTS
-            self._recover(connection, chunk.rows, failure)
+        self._hints_left = _HINTS
+        self._settle(connection, chunk.rows, outcome)
         self._write_again(connection, chunk.again)
 
     def _write_again(self, connection: Connection, rows: list[Row]) -> None:
@@ -149,26 +145,29 @@ class _Call:
     def _insert(self, connection: Connection, rows: list[Row]) -> None:
         if len(rows) == 1:
             self._insert_one(rows[0])
-        if len(rows) <= 1:
-            return
-        failure = self._attempt(connection, rows)
-        if failure is None:
-            self._count_written(connection, rows, self._last_count)
-        else:
-            self._recover(connection, rows, failure)
+        elif rows:
+            self._settle(connection, rows, self._attempt(connection, rows))
 
-    def _attempt(self, connection: Connection, rows: Iterable[Row], ids: list[str] | None = None) -> Exception | None:
-        """Insert rows whose ids differ; return why it could not be, with the transaction as it was before."""
+    def _settle(self, connection: Connection, rows: list[Row], outcome: int | Exception) -> None:
+        if isinstance(outcome, Exception):
+            self._recover(connection, rows, outcome)
+        else:
+            self._count_written(connection, rows, outcome)
+
+    def _attempt(self, connection: Connection, rows: Iterable[Row], ids: list[str] | None = None) -> int | Exception:
+        """Insert rows whose ids differ, and return how many were (-1 if the driver does not say).
+
+        Or return why it could not be, with the transaction as it was before.
+        """
         store = self._store
         try:
             with savepoint(connection):
                 if ids and store.is_any_stored(connection, ids):
                     return _IDS_ARE_TAKEN
                 insert = copy_in if self._copies and can_copy(connection) else insert_many
-                self._last_count = insert(connection, store.record, store.rows.fields, rows)
+                return insert(connection, store.record, store.rows.fields, rows)
         except errors_of(connection) as error:
             return error
-        return None
 
     def _recover(self, connection: Connection, rows: list[Row], failure: Exception) -> None:
         """Store those of the rows that can be, after the statement for all of them failed."""
@@ -289,7 +288,7 @@ class _Chunk:
             rows.append(row)
             yield row
         for trace in self._traces:
-            # Pydantic's own isinstance takes as long as the rest of this loop.
+            # Pydantic has an isinstance of its own, in Python.
             if type(trace) is not ProviderTrace and not isinstance(trace, ProviderTrace):
                 raise TypeError(f"create_many takes ProviderTrace, not {type(trace).__name__}")
             try:

@@ -78,7 +78,7 @@ def encode_utf8(document: object, path: str = "document") -> bytes:
         # orjson goes first: it stops at a cycle. What it takes and would not read back equal (NaN, tuples, UUIDs,
         # enumerations, fragments) is found after it; it refuses keys that are not exactly text.
         text = orjson.dumps(document, option=_OPTIONS)
-        if _is_plain(document) and not (b"$" in text and b"$pts:" in text):
+        if _is_plain(document) and not _is_marked(text):
             return text
     except (TypeError, RecursionError):
         """It is not plain JSON."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # What psycopg is told of the columns: a document goes as the bytes of its stored text.
 _TYPES: Final = ((ExactJSON, "bytea"), (String, "text"), (UtcDateTime, "timestamptz"), (Boolean, "bool"))
 _Dumpers = tuple[tuple[str, type["Dumper"]], ...]
-# How much is encoded on an event loop before others get their turn: about a tenth of a millisecond.
+# How much is encoded on an event loop before others get their turn.
 _BYTES_A_TURN: Final = 2**17
 
 
@@ -96,7 +96,7 @@ def copy_in(connection: Connection, record: queries.Record, fields: Sequence[str
     columns = [class_mapper(record).columns[name] for name in fields]
     form = "text" if is_small and not isinstance(rows, list) else "binary"
     copy = _Copy(
-        _copy_statement(connection, _table(record), [column.name for column in columns], form),
+        _copy_statement(connection, queries.table_of(record), [column.name for column in columns], form),
         [next(name for kind, name in _TYPES if isinstance(column.type, kind)) for column in columns],
         _dumpers(form),
         rows,
@@ -119,11 +119,7 @@ class _Copy(NamedTuple):
 @cache
 def _insert(record: queries.Record) -> Insert:
     # What SQLAlchemy otherwise keeps for UPDATE and DELETE only.
-    return insert(_table(record)).execution_options(preserve_rowcount=True)
-
-
-def _table(record: queries.Record) -> Table:
-    return record.__table__  # type: ignore[return-value]  # declared as FromClause
+    return insert(queries.table_of(record)).execution_options(preserve_rowcount=True)
 
 
 def _copy_statement(connection: Connection, table: Table, columns: list[str], form: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache, reduce
 from itertools import pairwise
 from operator import add
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 from sqlalchemy import JSON, LargeBinary, Text, and_, bindparam, cast, false, func, literal, select
@@ -17,7 +17,7 @@ from provider_trace_store.models import DOCUMENTS, ProviderTraceMetadataRecord, 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from sqlalchemy import ColumnElement, Select
+    from sqlalchemy import ColumnElement, Select, Table
 
 Record = type[ProviderTraceRecord] | type[ProviderTraceMetadataRecord]
 
@@ -65,7 +65,7 @@ def newest_by_step_id(columns: tuple[str, ...]) -> Select[Any]:
 
 
 @cache
-def heads_under(record: Record, compared: tuple[str, ...], way: str) -> Select[Any]:
+def heads_under(record: Record, compared: tuple[str, ...], lookup: Lookup) -> Select[Any]:
     """Select every row of the ids of `look_up`, of any organization and deleted ones too, to compare with new traces.
 
     This statement and the next have no tenant: their results are for comparing and never for returning.
@@ -73,32 +73,32 @@ def heads_under(record: Record, compared: tuple[str, ...], way: str) -> Select[A
     Args:
         record: the table.
         compared: the attributes that come first; the others but documents follow, then the `size` of these in bytes.
-        way: as `look_up` says.
+        lookup: as `look_up` says.
     """
     others = [name for name in _columns_of(record) if name not in DOCUMENTS and name not in compared]
     # Of text, SQLite counts characters.
     sizes = [
         func.coalesce(func.length(cast(cast(_column(record, name), Text), LargeBinary)), 0)
-        if way.startswith("sqlite")
+        if lookup.dialect == "sqlite"
         else func.coalesce(func.octet_length(cast(_column(record, name), Text)), 0)
         for name in _documents_of(record)
     ]
     return select(
         *(_column(record, name).label(name) for name in (*compared, *others)), reduce(add, sizes).label("size")
-    ).where(_is_among(record, way))
+    ).where(_is_among(record, lookup))
 
 
 @cache
-def documents_under(record: Record, way: str) -> Select[Any]:
+def documents_under(record: Record, lookup: Lookup) -> Select[Any]:
     """Select the documents of the ids of `look_up`, as their stored text; for what `heads_under` found."""
     documents = (cast(_column(record, name), Text).label(name) for name in _documents_of(record))
-    return select(_column(record, "id"), _column(record, "created_at"), *documents).where(_is_among(record, way))
+    return select(_column(record, "id"), _column(record, "created_at"), *documents).where(_is_among(record, lookup))
 
 
 @cache
-def any_stored_under(record: Record, way: str) -> Select[Any]:
+def any_stored_under(record: Record, lookup: Lookup) -> Select[Any]:
     """Select one row if any of the ids of `look_up` is taken."""
-    return select(literal(1)).where(_is_among(record, way)).limit(1)
+    return select(literal(1)).where(_is_among(record, lookup)).limit(1)
 
 
 @cache
@@ -130,8 +130,8 @@ def are_of_one_form(trace_ids: Collection[str]) -> bool:
     count = len(trace_ids)
     if len(joined) != _UUID_ID_LENGTH * count or not joined.isascii():
         return False
-    # A fifth of the time of a regular expression. Which characters there are, and that hyphens are in place,
-    # together leave no other form.
+    # Rather than a regular expression, which a thousand ids at a time would wait for. Which characters there are, and
+    # that hyphens are in place, together leave no other form.
     without_digits = joined.encode().translate(None, b"0123456789abcdef")
     hyphens = "-" * count
     return without_digits == b"provir_tr-----" * count and all(
@@ -139,7 +139,19 @@ def are_of_one_form(trace_ids: Collection[str]) -> bool:
     )
 
 
-def look_up(trace_ids: Collection[str], dialect: str) -> tuple[str, dict[str, str]]:
+class Lookup(NamedTuple):
+    """In which way a statement is given ids.
+
+    Args:
+        dialect: SQLAlchemy's name of the database.
+        is_one: whether it is one id, rather than JSON of several.
+    """
+
+    dialect: str
+    is_one: bool
+
+
+def look_up(trace_ids: Collection[str], dialect: str) -> tuple[Lookup, dict[str, str]]:
     """Return in which way a statement looks ids up, and its parameter.
 
     Args:
@@ -147,9 +159,9 @@ def look_up(trace_ids: Collection[str], dialect: str) -> tuple[str, dict[str, st
         dialect: SQLAlchemy's name of the database.
     """
     if len(trace_ids) == 1:
-        return f"{dialect}, one", {"ids": next(iter(trace_ids))}
+        return Lookup(dialect, is_one=True), {"ids": next(iter(trace_ids))}
     # One parameter, whatever their number: SQLite allows only so many, and each costs a driver time.
-    return dialect, {"ids": orjson.dumps(list(trace_ids)).decode()}
+    return Lookup(dialect, is_one=False), {"ids": orjson.dumps(list(trace_ids)).decode()}
 
 
 def parameters(record: Record, fields: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
@@ -172,14 +184,19 @@ def _column_keys(record: Record, fields: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(columns[field].key for field in fields)
 
 
-def _is_among(record: Record, way: str) -> ColumnElement[bool]:
+def _is_among(record: Record, lookup: Lookup) -> ColumnElement[bool]:
     parameter = bindparam("ids", type_=Text)
-    if way.endswith(", one"):
+    if lookup.is_one:
         return _column(record, "id") == parameter
-    if way == "sqlite":
+    if lookup.dialect == "sqlite":
         return _column(record, "id").in_(select(func.json_each(parameter).table_valued("value").c.value))
     # No array: with one that is not constant, a sequential scan would compare each row with each of its elements.
     return _column(record, "id").in_(select(func.json_array_elements_text(cast(parameter, JSON))))
+
+
+def table_of(record: Record) -> Table:
+    """Return the table of a mapped class."""
+    return record.__table__  # type: ignore[return-value]  # declared as FromClause
 
 
 @cache

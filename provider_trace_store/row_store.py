@@ -21,7 +21,7 @@ from provider_trace_store.models import ProviderTraceMetadataRecord
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sqlalchemy import Connection, Table
+    from sqlalchemy import Connection
     from sqlalchemy import Row as StoredRow
     from sqlalchemy.orm import Session
 
@@ -56,7 +56,7 @@ class RowStore:
     def __init__(self, session: Session, record: queries.Record, rows: RowMaker) -> None:
         self._session = session
         self.record = record
-        self.table: Table = record.__table__  # type: ignore[assignment]  # declared as FromClause
+        self.table = queries.table_of(record)
         self.rows = rows
 
     @property
@@ -130,8 +130,8 @@ class RowStore:
             ends = {"lowest": min(trace_ids), "highest": max(trace_ids)}
             if connection.execute(queries.any_stored_between(self.record), ends).first() is None:
                 return False
-        way, parameters = queries.look_up(trace_ids, connection.dialect.name)
-        return connection.execute(queries.any_stored_under(self.record, way), parameters).first() is not None
+        lookup, parameters = queries.look_up(trace_ids, connection.dialect.name)
+        return connection.execute(queries.any_stored_under(self.record, lookup), parameters).first() is not None
 
     def find(self, connection: Connection, rows: Sequence[Row]) -> list[Found | None]:
         """Return, for each row, what is stored under its id, by whomever; None where the id is free.
@@ -144,8 +144,8 @@ class RowStore:
             rows: of at most one statement.
         """
         heads: defaultdict[str, list[StoredRow[Any]]] = defaultdict(list)
-        way, parameters = queries.look_up({row.trace_id for row in rows}, connection.dialect.name)
-        for head in connection.execute(queries.heads_under(self.record, self.rows.compared, way), parameters):
+        lookup, parameters = queries.look_up({row.trace_id for row in rows}, connection.dialect.name)
+        for head in connection.execute(queries.heads_under(self.record, self.rows.compared, lookup), parameters):
             heads[head.id].append(head)
         found: list[Found | None] = []
         alike = []
@@ -160,8 +160,8 @@ class RowStore:
                 else:
                     found[-1] = Found(head, is_same=True)
         for part in _parts_by_size(alike):
-            way, parameters = queries.look_up({row.trace_id for _, row, _ in part}, connection.dialect.name)
-            result = connection.execute(queries.documents_under(self.record, way), parameters)
+            lookup, parameters = queries.look_up({row.trace_id for _, row, _ in part}, connection.dialect.name)
+            result = connection.execute(queries.documents_under(self.record, lookup), parameters)
             documents = {(stored.id, stored.created_at): stored for stored in result}
             for place, row, head in part:
                 stored = documents.get((head.id, head.created_at))

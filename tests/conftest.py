@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, cast
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import URL, NullPool, create_engine
+from sqlalchemy import URL, Engine, NullPool, create_engine, event
 
 from tests import pgbouncer
 from tests.clients import Client, Form
@@ -189,3 +189,16 @@ async def client(database: Database, form: Form) -> AsyncIterator[Client]:
     """Return a client of either form on a new, migrated database."""
     async with AsyncExitStack() as stack:
         yield Client(database, form, stack)
+
+
+@pytest.fixture
+def statements() -> Iterator[list[str]]:
+    """Collect what any engine sends to its database while the test runs, COPY apart."""
+    sent: list[str] = []
+
+    def collect(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        sent.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", collect)
+    yield sent
+    event.remove(Engine, "before_cursor_execute", collect)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Engine, event, text
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -62,19 +62,6 @@ class HostRow(HostBase):
 
 class HostsError(Exception):
     """What the host's own code raises while it makes traces."""
-
-
-@pytest.fixture
-def statements() -> Iterator[list[str]]:
-    """Collect what any engine sends to its database while the test runs, COPY apart."""
-    sent: list[str] = []
-
-    def collect(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        sent.append(statement)
-
-    event.listen(Engine, "before_cursor_execute", collect)
-    yield sent
-    event.remove(Engine, "before_cursor_execute", collect)
 
 
 @pytest.fixture

@@ -142,12 +142,12 @@ async def test_a_retry_compares_no_row_with_each_of_its_ids_on_a_table_without_s
         repository = ProviderTraceRepository(session, organization_id=ORG, metadata_only=metadata_only)
         repository.create_many(a_batch(3_000))
         connection = session.connection()
-        way, parameters = queries.look_up([trace_id(number) for number in range(1_000)], "postgresql")
+        lookup, parameters = queries.look_up([trace_id(number) for number in range(1_000)], "postgresql")
         compared = ("id", "organization_id")
         for statement in (
-            queries.heads_under(record, compared, way),
-            queries.documents_under(record, way),
-            queries.any_stored_under(record, way),
+            queries.heads_under(record, compared, lookup),
+            queries.documents_under(record, lookup),
+            queries.any_stored_under(record, lookup),
         ):
             compiled = statement.compile(dialect=connection.dialect)
             plan = connection.exec_driver_sql(f"EXPLAIN {compiled}", compiled.params | parameters).scalars().all()

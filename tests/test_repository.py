@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from sqlalchemy import Engine, event, text
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -27,8 +27,6 @@ from provider_trace_store.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.clients import Client, RepositoryClient
     from tests.servers import Database
 
@@ -97,19 +95,6 @@ async def read(repository: RepositoryClient, trace_id: str, *, metadata_only: bo
 async def delete(client: Client, trace_id: str) -> None:
     for table in ("provider_traces", "provider_trace_metadata"):
         await client.execute(text(f"UPDATE {table} SET is_deleted = true WHERE id = :id"), {"id": trace_id})  # noqa: S608  (our own names)
-
-
-@pytest.fixture
-def statements() -> Iterator[list[str]]:
-    """Collect what any engine sends to its database while the test runs."""
-    sent: list[str] = []
-
-    def collect(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        sent.append(statement)
-
-    event.listen(Engine, "before_cursor_execute", collect)
-    yield sent
-    event.remove(Engine, "before_cursor_execute", collect)
 
 
 # What is stored

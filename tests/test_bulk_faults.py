@@ -286,7 +286,7 @@ async def test_a_statement_timeout_within_a_copy(postgres_client: Client, metada
     repository = postgres_client.repository(organization_id=ORG, metadata_only=metadata_only)
     with postgres_client.database.engine().connect() as busy:
         busy.execute(text(f"LOCK TABLE {TABLES[metadata_only]} IN SHARE MODE"))
-        await postgres_client.execute(text("SET LOCAL statement_timeout = '150ms'"))
+        await postgres_client.execute(text("SET LOCAL statement_timeout = '500ms'"))
         with pytest.raises(ProviderTraceUnavailableError, match="57014") as caught:
             await repository.create_many(a_batch(30))
     assert caught.value.sqlstate == "57014"
@@ -308,7 +308,7 @@ async def test_a_timeout_of_one_chunk_takes_back_that_chunk_and_nothing_before_i
     with Session(postgres_client.database.engine()) as busy:
         # The third of five chunks waits for the end of this transaction.
         ProviderTraceRepository(busy, organization_id=ORG, metadata_only=metadata_only).create(a_trace(25))
-        await postgres_client.execute(text(f"SET LOCAL {setting} = '150ms'"))
+        await postgres_client.execute(text(f"SET LOCAL {setting} = '500ms'"))
         with pytest.raises(ProviderTraceUnavailableError) as caught:
             await repository.create_many(kind(a_batch(50)))
         assert caught.value.sqlstate == {"statement_timeout": "57014", "lock_timeout": "55P03"}[setting]

@@ -34,6 +34,8 @@ WARNINGS: Final = "error,ignore::DeprecationWarning:typer"
 SECRET: Final = "not-for-the-log"  # noqa: S105  (a password of nothing)
 TABLES: Final = {"provider_traces", "provider_trace_metadata"}
 DIRECT: Final = "postgresql+psycopg"
+# The migrations themselves run on each version, in test_migrations.py; what is the command's own, on the newest.
+newest: Final = pytest.mark.newest
 
 
 def run(
@@ -90,6 +92,7 @@ def store_one(engine: Engine, schema: str | None = None) -> None:
         assert ProviderTraceRepository(session, organization_id="org-1").get(trace.id) == trace
 
 
+@newest
 def test_migrate_goes_up_and_down(empty_database: Database) -> None:
     url = url_of(empty_database)
     assert ran(*MIGRATE, "current", url=url).stdout == ""
@@ -104,6 +107,7 @@ def test_migrate_goes_up_and_down(empty_database: Database) -> None:
     assert tables_of(empty_database) == set()
 
 
+@newest
 def test_alembic_in_a_checkout_does_the_same(empty_database: Database) -> None:
     url = url_of(empty_database)
     ran(*ALEMBIC, "-x", f"url={url}", "upgrade", "head", cwd=ROOT)
@@ -140,6 +144,7 @@ def test_without_a_url_the_file_in_the_current_directory_is_used_and_named(
     connection.close()
 
 
+@newest
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", DIRECT])
 def test_every_spelling_of_postgres_means_psycopg(empty_postgres: Database, scheme: str) -> None:
     url = f"{scheme}{url_of(empty_postgres).removeprefix(DIRECT)}"
@@ -173,6 +178,7 @@ def test_bad_url_is_an_error_without_traceback_and_password(url: str) -> None:
         assert SECRET not in result.stdout + result.stderr
 
 
+@newest
 def test_refused_role_is_an_error_without_traceback_and_password(empty_postgres: Database) -> None:
     result = run(*MIGRATE, "upgrade", url=rendered(empty_postgres.url.set(username="nobody_here", password=SECRET)))
     assert result.returncode == 1
@@ -180,6 +186,7 @@ def test_refused_role_is_an_error_without_traceback_and_password(empty_postgres:
     assert SECRET not in result.stdout + result.stderr
 
 
+@newest
 def test_password_of_a_database_that_answers_is_hidden(empty_postgres: Database) -> None:
     role = f"role_{uuid4().hex}"
     with empty_postgres.engine().begin() as connection:
@@ -195,6 +202,7 @@ def test_password_of_a_database_that_answers_is_hidden(empty_postgres: Database)
     assert "***" in result.stderr
 
 
+@newest
 def test_table_with_rows_is_dropped_only_with_drop_data(database: Database) -> None:
     url = url_of(database)
     store_one(database.engine())
@@ -225,6 +233,7 @@ def test_lock_timeout_takes_seconds(seconds: str, tmp_path: Path) -> None:
     assert not (tmp_path / "provider_traces.db").exists()
 
 
+@newest
 def test_lock_timeout_ends_the_wait_for_a_busy_table(empty_postgres: Database) -> None:
     engine = empty_postgres.engine()
     with engine.connect() as connection:
@@ -236,6 +245,7 @@ def test_lock_timeout_ends_the_wait_for_a_busy_table(empty_postgres: Database) -
     assert tables_of(empty_postgres) == TABLES
 
 
+@newest
 def test_schema_option_says_where_the_tables_are(empty_postgres: Database) -> None:
     url = url_of(empty_postgres)
     with empty_postgres.engine().begin() as connection:
@@ -250,6 +260,7 @@ def test_schema_option_says_where_the_tables_are(empty_postgres: Database) -> No
     assert tables_of(empty_postgres, "Traces") == set()
 
 
+@newest
 def test_schema_that_does_not_exist_is_no_traceback(empty_postgres: Database) -> None:
     result = run(*MIGRATE, "upgrade", "--schema", "nowhere", url=url_of(empty_postgres))
     assert result.returncode == 1

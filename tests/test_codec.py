@@ -319,7 +319,6 @@ def test_what_cannot_be_stored_is_refused_with_its_path_and_without_its_value(dr
         ({Hashed("a"): 1}, "a key of type Hashed"),
         ({b"a": 1}, "a key of type bytes"),
     ],
-    ids=str,
 )
 def test_what_the_fast_writer_would_take_by_value_is_refused(value: Any, reason: str) -> None:
     with pytest.raises(TraceEncodingError) as caught:

@@ -112,7 +112,7 @@ async def test_statement_timeout(postgres_client: Client, metadata_only: bool) -
     repository = postgres_client.repository(organization_id="org-1", metadata_only=metadata_only)
     with postgres_client.database.engine().connect() as busy:
         busy.execute(text("LOCK TABLE provider_traces, provider_trace_metadata IN ACCESS EXCLUSIVE MODE"))
-        await postgres_client.execute(text("SET LOCAL statement_timeout = '100ms'"))
+        await postgres_client.execute(text("SET LOCAL statement_timeout = '500ms'"))
         with pytest.raises(ProviderTraceUnavailableError, match="57014") as caught:
             await repository.create(secret_trace())
     assert_keeps_the_secret(caught.value)

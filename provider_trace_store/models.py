@@ -45,9 +45,23 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  (SQLAlchemy's signature)
         """Return the moment in UTC, whatever the session's time zone is."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return None if value is None else moment_of(value)
+
+
+def moment_of(value: datetime | str) -> datetime:
+    """Return the moment of a stored date, in UTC.
+
+    Args:
+        value: as a driver returns it: SQLite's are text or without a zone, both in UTC.
+    """
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def sqlite_text(moment: datetime) -> str:
+    """Return a moment in UTC as SQLAlchemy stores it on SQLite."""
+    return moment.replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
 class Base(DeclarativeBase):
@@ -82,7 +96,12 @@ class ProviderTraceRecord(_MetadataColumns, Base):
     """
 
     __tablename__ = "provider_traces"
-    __table_args__ = (Index("ix_provider_traces_step_id", "step_id"),)
+    __table_args__ = (
+        Index("ix_provider_traces_step_id", "step_id"),
+        Index("ix_provider_traces_run_id", "run_id"),
+        Index("ix_provider_traces_agent_id", "agent_id"),
+        Index("ix_provider_traces_organization_id_created_at_id", "organization_id", "created_at", "id"),
+    )
 
     id: Mapped[str] = mapped_column(String, primary_key=True)
     request_json: Mapped[dict[str, Any]] = mapped_column(ExactJSON)
@@ -103,6 +122,8 @@ class ProviderTraceMetadataRecord(_MetadataColumns, Base):
         PrimaryKeyConstraint("created_at", "id"),
         Index("ix_provider_trace_metadata_id", "id"),
         Index("ix_provider_trace_metadata_step_id", "step_id"),
+        Index("ix_provider_trace_metadata_run_id", "run_id"),
+        Index("ix_provider_trace_metadata_agent_id", "agent_id"),
         Index("ix_provider_trace_metadata_organization_id_created_at_id", "organization_id", "created_at", "id"),
     )
 

@@ -20,7 +20,9 @@ from provider_trace_store import (
     ProviderTraceRepository,
     TableMismatchError,
 )
+from provider_trace_store.adoption import missing_indexes
 from provider_trace_store.migrations import VERSION_TABLE, include_name, scripts_config, upgrade
+from provider_trace_store.models import metadata
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -118,12 +120,20 @@ def test_year_old_tables_are_adopted_as_they_are(empty_postgres: Database, caplo
         assert [fingerprint(connection, table) for table in tables] == before
         assert connection.scalars(text("SELECT version_num FROM alembic_version")).all() == ["host-revision"]
     lines = [record.getMessage() for record in caplog.records if record.name == "provider_trace_store.migrations"]
-    assert [line.split(":")[0] for line in lines] == ["provider_traces", "provider_trace_metadata"]
+    # Once each when they are adopted, and once each for the indexes of the reads.
+    assert [line.split(":")[0] for line in lines] == ["provider_traces", "provider_trace_metadata"] * 2
     assert "adopted" in lines[0]
+    statements = [statement for line in lines for statement in line.partition("run ")[2].split("; ") if statement]
     assert (
-        "CREATE INDEX CONCURRENTLY ix_provider_trace_metadata_organization_id_created_at_id "
-        "ON provider_trace_metadata (organization_id, created_at, id)"
-    ) in lines[1]
+        "CREATE INDEX CONCURRENTLY ix_provider_traces_organization_id_created_at_id "
+        "ON provider_traces (organization_id, created_at, id)"
+    ) in statements
+    with engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        for statement in statements:
+            connection.execute(text(statement))
+    with engine.connect() as connection:
+        assert [index for table in metadata.tables.values() for index in missing_indexes(connection, table)] == []
     old_rows_are_read_and_new_ones_written(engine)
 
 

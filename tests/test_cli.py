@@ -100,7 +100,7 @@ def test_migrate_goes_up_and_down(empty_database: Database) -> None:
     assert "provider_traces: created" in first.stderr
     assert tables_of(empty_database) == {"provider_traces"}
     ran(*MIGRATE, "upgrade", url=url)
-    assert ran(*MIGRATE, "current", url=url).stdout == "0002 (head)\n"
+    assert ran(*MIGRATE, "current", url=url).stdout == "0003 (head)\n"
     store_one(empty_database.engine())
     assert "created" not in ran(*MIGRATE, "upgrade", url=url).stderr
     ran(*MIGRATE, "downgrade", "base", "--drop-data", url=url)
@@ -111,7 +111,7 @@ def test_migrate_goes_up_and_down(empty_database: Database) -> None:
 def test_alembic_in_a_checkout_does_the_same(empty_database: Database) -> None:
     url = url_of(empty_database)
     ran(*ALEMBIC, "-x", f"url={url}", "upgrade", "head", cwd=ROOT)
-    assert ran(*MIGRATE, "current", url=url).stdout == "0002 (head)\n"
+    assert ran(*MIGRATE, "current", url=url).stdout == "0003 (head)\n"
     ran(*ALEMBIC, "check", url=url, cwd=ROOT)
     store_one(empty_database.engine())
     refused = run(*ALEMBIC, "downgrade", "base", url=url, cwd=ROOT)
@@ -123,7 +123,7 @@ def test_alembic_in_a_checkout_does_the_same(empty_database: Database) -> None:
 
 def test_history_lists_the_revisions_without_a_database(tmp_path: Path) -> None:
     lines = ran(*MIGRATE, "history", cwd=tmp_path).stdout.splitlines()
-    assert [line.partition(",")[0] for line in lines] == ["0001 -> 0002 (head)", "<base> -> 0001"]
+    assert [line.partition(",")[0] for line in lines] == ["0002 -> 0003 (head)", "0001 -> 0002", "<base> -> 0001"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -251,7 +251,7 @@ def test_schema_option_says_where_the_tables_are(empty_postgres: Database) -> No
     with empty_postgres.engine().begin() as connection:
         connection.execute(text('CREATE SCHEMA "Traces"'))
     ran(*MIGRATE, "upgrade", "--schema", "Traces", url=url)
-    assert ran(*MIGRATE, "current", "--schema", "Traces", url=url).stdout == "0002 (head)\n"
+    assert ran(*MIGRATE, "current", "--schema", "Traces", url=url).stdout == "0003 (head)\n"
     assert ran(*MIGRATE, "current", url=url).stdout == ""
     assert tables_of(empty_postgres, "Traces") == TABLES
     assert tables_of(empty_postgres) == set()
@@ -274,7 +274,7 @@ def test_sql_for_sqlite_runs_as_it_is(tmp_path: Path) -> None:
     script = ran(*MIGRATE, "upgrade", "--sql", url=url).stdout
     assert not path.exists()
     execute(path, script)
-    assert ran(*MIGRATE, "current", url=url).stdout == "0002 (head)\n"
+    assert ran(*MIGRATE, "current", url=url).stdout == "0003 (head)\n"
     store_one(create_engine(url, poolclass=NullPool))
     execute(path, ran(*MIGRATE, "downgrade", "head:base", "--sql", "--drop-data", url=url).stdout)
     assert ran(*MIGRATE, "current", url=url).stdout == ""
@@ -313,7 +313,7 @@ def test_sql_for_postgres_runs_in_psql_as_it_is(empty_postgres: Database, schema
     done = run_in_psql(empty_postgres, up)
     assert (done.returncode, done.stderr) == (0, "")
     assert tables_of(empty_postgres, schema) == TABLES
-    assert ran(*MIGRATE, "current", *where, url=url).stdout == "0002 (head)\n"
+    assert ran(*MIGRATE, "current", *where, url=url).stdout == "0003 (head)\n"
     if schema is None:
         ran(*ALEMBIC, "check", url=url, cwd=ROOT)
     store_one(empty_postgres.engine(), schema)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.conftest import Databases
     from tests.servers import Database
 
-REVISIONS = ["0001", "0002"]
+REVISIONS = ["0001", "0002", "0003"]
 TABLES = {"provider_traces", "provider_trace_metadata"}
 TOGETHER = 8
 
@@ -121,8 +121,8 @@ def test_autogenerate_finds_nothing_to_do(database: Database) -> None:
 
 def test_autogenerate_sees_what_is_missing_of_ours(database: Database) -> None:
     with database.engine().begin() as connection:
-        connection.execute(text("ALTER TABLE provider_traces DROP COLUMN run_id"))
-    with pytest.raises(CommandError, match="run_id"):
+        connection.execute(text("ALTER TABLE provider_traces DROP COLUMN call_type"))
+    with pytest.raises(CommandError, match="call_type"):
         check(database.engine())
 
 
@@ -188,12 +188,12 @@ def test_upgrade_in_a_schema_of_its_own(empty_postgres: Database) -> None:
     with engine.connect() as connection:
         upgrade(connection, schema="named")
         upgrade(connection, schema="named")
-        assert current(connection, schema="named") == "0002"
+        assert current(connection, schema="named") == "0003"
         connection.commit()
     with translated.connect() as connection:
         upgrade(connection)
         upgrade(connection)
-        assert current(connection) == "0002"
+        assert current(connection) == "0003"
     store_one(translated)
     with engine.connect() as connection:
         inspector = inspect(connection)
@@ -319,7 +319,7 @@ def downgrade_and_upgrade(connection: Connection) -> None:
 
 def assert_one_history(database: Database) -> None:
     with database.engine().connect() as connection:
-        assert connection.scalars(select(column("version_num")).select_from(table(VERSION_TABLE))).all() == ["0002"]
+        assert connection.scalars(select(column("version_num")).select_from(table(VERSION_TABLE))).all() == ["0003"]
         assert tables_of(connection) == TABLES
 
 

@@ -39,7 +39,7 @@ assert provider_trace_store.__file__.startswith(sys.prefix), provider_trace_stor
 engine = create_engine(sys.argv[1])
 with engine.connect() as connection:
     upgrade(connection)
-    assert current(connection) == "0002"
+    assert current(connection) == "0003"
 trace = ProviderTrace(request_json={"n": 2**70, "nan": [float("inf")]}, response_json={"text": "\\x00"}, step_id="s")
 with Session(engine) as session:
     ProviderTraceRepository(session, organization_id="org-1").create(trace)
@@ -173,6 +173,7 @@ def test_wheel_holds_the_package_and_its_migrations_and_nothing_else(wheel: Path
         "provider_trace_store/_alembic/script.py.mako",
         "provider_trace_store/_alembic/versions/0001_provider_traces.py",
         "provider_trace_store/_alembic/versions/0002_provider_trace_metadata.py",
+        "provider_trace_store/_alembic/versions/0003_read_indexes.py",
     }
     assert {f"{information}{name}" for name in ("METADATA", "RECORD", "entry_points.txt", "licenses/LICENSE")} <= names
 
@@ -205,5 +206,5 @@ def test_command_without_its_extra_says_how_to_install_it(library: Environment) 
 def test_command_migrates_from_the_wheel(command_line: Environment, empty_postgres: Database, tmp_path: Path) -> None:
     for url in (f"sqlite:///{tmp_path / 'one.db'}", empty_postgres.url.render_as_string(hide_password=False)):
         assert command_line.command("migrate", "upgrade", "--url", url).returncode == 0
-        assert command_line.command("migrate", "current", "--url", url).stdout == "0002 (head)\n"
+        assert command_line.command("migrate", "current", "--url", url).stdout == "0003 (head)\n"
         assert command_line.command("migrate", "downgrade", "base", "--url", url).returncode == 0

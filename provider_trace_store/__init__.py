@@ -1,7 +1,10 @@
 """Keeps every call an LLM backend makes to a model provider, in full or as metadata."""
 
+from provider_trace_store.async_repository import AsyncProviderTraceRepository
 from provider_trace_store.bulk import BulkResult, RejectedTrace
 from provider_trace_store.errors import (
+    InvalidCursorError,
+    InvalidFilterError,
     InvalidIdentifierError,
     InvalidLimitError,
     MigrationError,
@@ -17,9 +20,16 @@ from provider_trace_store.errors import (
     TraceEncodingError,
     TraceTooLargeError,
 )
+from provider_trace_store.filters import TraceFilters
 from provider_trace_store.models import ProviderTraceMetadataRecord, ProviderTraceRecord
-from provider_trace_store.repository import AsyncProviderTraceRepository, ProviderTraceRepository
-from provider_trace_store.schemas import BaseProviderTrace, ProviderTrace, ProviderTraceMetadata
+from provider_trace_store.repository import ProviderTraceRepository
+from provider_trace_store.schemas import (
+    BaseProviderTrace,
+    MetadataPage,
+    ProviderTrace,
+    ProviderTraceMetadata,
+    TracePage,
+)
 from provider_trace_store.settings import StoreSettings
 
 __version__ = "0.1.0"
@@ -28,8 +38,11 @@ __all__ = [
     "AsyncProviderTraceRepository",
     "BaseProviderTrace",
     "BulkResult",
+    "InvalidCursorError",
+    "InvalidFilterError",
     "InvalidIdentifierError",
     "InvalidLimitError",
+    "MetadataPage",
     "MigrationError",
     "MigrationLockError",
     "ProviderTrace",
@@ -48,6 +61,8 @@ __all__ = [
     "TableNotEmptyError",
     "TraceDecodingError",
     "TraceEncodingError",
+    "TraceFilters",
+    "TracePage",
     "TraceTooLargeError",
     "__version__",
 ]

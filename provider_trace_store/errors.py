@@ -3,6 +3,8 @@
 ProviderTraceStoreError
 ├── InvalidIdentifierError          an organization or actor id that no text column can hold
 ├── InvalidLimitError               a limit that is out of its range
+├── InvalidFilterError              a filter of a read that cannot be meant
+├── InvalidCursorError              a cursor that is damaged, or of another query
 ├── TraceEncodingError              a trace that cannot be stored exactly
 ├── TraceTooLargeError              a document is larger than the repository's `max_body_bytes`
 ├── TraceDecodingError              a stored document that cannot be read
@@ -58,6 +60,30 @@ class InvalidLimitError(ProviderTraceStoreError, ValueError):
     def __init__(self, name: str, low: int, high: int) -> None:
         super().__init__(f"{name} must be a whole number from {low} to {high}")
         self.name = name
+
+
+class InvalidFilterError(ProviderTraceStoreError, ValueError):
+    """A read was asked for something that cannot be meant, such as a date without a time zone.
+
+    Args:
+        name: the argument, such as `since`.
+        reason: what is wrong with it, without its value.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name} {reason}")
+        self.name = name
+        self.reason = reason
+
+
+class InvalidCursorError(ProviderTraceStoreError, ValueError):
+    """A cursor is damaged, or was made by another query: other filters, order, method or organization."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "cursor is damaged or of another query: pass `next_cursor` of the page before, with the same arguments, "
+            "or None to begin anew"
+        )
 
 
 class TraceEncodingError(ProviderTraceStoreError, ValueError):

@@ -8,11 +8,28 @@ from operator import add
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
-from sqlalchemy import JSON, LargeBinary, Text, and_, bindparam, cast, false, func, literal, select
+from sqlalchemy import (
+    JSON,
+    LargeBinary,
+    String,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    false,
+    func,
+    literal,
+    literal_column,
+    select,
+    type_coerce,
+    union_all,
+)
 from sqlalchemy.orm import class_mapper
+from sqlalchemy.types import NullType
 
-from provider_trace_store.codec import Encoded
-from provider_trace_store.models import DOCUMENTS, ProviderTraceMetadataRecord, ProviderTraceRecord
+from provider_trace_store.codec import Encoded, ExactJSON
+from provider_trace_store.models import DOCUMENTS, ProviderTraceMetadataRecord, ProviderTraceRecord, UtcDateTime
+from provider_trace_store.schemas import ProviderTrace, ProviderTraceMetadata
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -24,17 +41,13 @@ Record = type[ProviderTraceRecord] | type[ProviderTraceMetadataRecord]
 # `provider_trace-` and a UUID of 36 characters, in lower case.
 _UUID_ID_LENGTH: Final = 51
 _UUID_ID_HYPHENS: Final = (14, 23, 28, 33, 38)
-_NOT_IN_SCHEMA: Final = frozenset({"is_deleted", "organization_id"})
 
 
-def _schema_columns(record: Record) -> tuple[str, ...]:
-    return tuple(
-        attribute.key for attribute in class_mapper(record).column_attrs if attribute.key not in _NOT_IN_SCHEMA
-    )
-
-
-FULL_COLUMNS: Final = _schema_columns(ProviderTraceRecord)
-METADATA_COLUMNS: Final = _schema_columns(ProviderTraceMetadataRecord)
+# In the order of the schemas, in which a trace that is read has its fields, too.
+FULL_COLUMNS: Final = tuple(ProviderTrace.model_fields)
+METADATA_COLUMNS: Final = tuple(ProviderTraceMetadata.model_fields)
+# What a read of metadata calls the tables, in `stored_as`.
+STORED_AS: Final[dict[Record, str]] = {ProviderTraceMetadataRecord: "metadata", ProviderTraceRecord: "full"}
 
 
 # Reads are built once and executed on the tables themselves: building a statement of twenty columns, or going
@@ -42,26 +55,48 @@ METADATA_COLUMNS: Final = _schema_columns(ProviderTraceMetadataRecord)
 
 
 @cache
-def by_id(record: Record, columns: tuple[str, ...]) -> Select[Any]:
-    """Select the trace of `:trace_id`; of the metadata table, where an id may stand under two dates, the newest."""
-    statement = _visible(record, columns)
-    return _newest(statement.where(_column(record, "id") == bindparam("trace_id")), record)
+def by_id() -> Select[Any]:
+    """Select the whole trace of `:trace_id`."""
+    is_meant = column_of(ProviderTraceRecord, "id") == bindparam("trace_id")
+    return _visible(ProviderTraceRecord, FULL_COLUMNS).where(is_meant)
 
 
 @cache
-def by_step_id(columns: tuple[str, ...]) -> Select[Any]:
+def by_ids(lookup: Lookup) -> Select[Any]:
+    """Select the whole traces of the ids of `look_up`."""
+    return _visible(ProviderTraceRecord, FULL_COLUMNS).where(_is_among(ProviderTraceRecord, lookup))
+
+
+@cache
+def metadata_by_id() -> Select[Any]:
+    """Select the metadata of `:trace_id`, and how it is `stored_as`, the whole trace's first where there is one.
+
+    In the metadata table, an id may stand under two dates: it is the newest.
+    """
+    branches = []
+    for record, name in STORED_AS.items():
+        is_meant = column_of(record, "id") == bindparam("trace_id")
+        branches.append(
+            _newest(_visible(record, METADATA_COLUMNS).add_columns(stored_as(name)).where(is_meant), record)
+        )
+    whole = union_all(*(select(branch.subquery()) for branch in branches)).subquery()
+    return select(*map(as_it_comes, whole.c)).order_by(whole.c.stored_as).limit(1)
+
+
+@cache
+def by_step_id() -> Select[Any]:
     """Select the whole traces of `:step_id`, oldest first."""
     record = ProviderTraceRecord
-    statement = _visible(record, columns).where(_column(record, "step_id") == bindparam("step_id"))
+    statement = _visible(record, FULL_COLUMNS).where(column_of(record, "step_id") == bindparam("step_id"))
     # Adopted tables may hold rows without a date: of those it is only known that they are old.
-    return statement.order_by(_column(record, "created_at").asc().nulls_first(), _column(record, "id"))
+    return statement.order_by(column_of(record, "created_at").asc().nulls_first(), column_of(record, "id"))
 
 
 @cache
-def newest_by_step_id(columns: tuple[str, ...]) -> Select[Any]:
+def newest_by_step_id() -> Select[Any]:
     """Select the newest whole trace of `:step_id`."""
     record = ProviderTraceRecord
-    return _newest(_visible(record, columns).where(_column(record, "step_id") == bindparam("step_id")), record)
+    return _newest(_visible(record, FULL_COLUMNS).where(column_of(record, "step_id") == bindparam("step_id")), record)
 
 
 @cache
@@ -78,21 +113,21 @@ def heads_under(record: Record, compared: tuple[str, ...], lookup: Lookup) -> Se
     others = [name for name in _columns_of(record) if name not in DOCUMENTS and name not in compared]
     # Of text, SQLite counts characters.
     sizes = [
-        func.coalesce(func.length(cast(cast(_column(record, name), Text), LargeBinary)), 0)
+        func.coalesce(func.length(cast(cast(column_of(record, name), Text), LargeBinary)), 0)
         if lookup.dialect == "sqlite"
-        else func.coalesce(func.octet_length(cast(_column(record, name), Text)), 0)
+        else func.coalesce(func.octet_length(cast(column_of(record, name), Text)), 0)
         for name in _documents_of(record)
     ]
     return select(
-        *(_column(record, name).label(name) for name in (*compared, *others)), reduce(add, sizes).label("size")
+        *(column_of(record, name).label(name) for name in (*compared, *others)), reduce(add, sizes).label("size")
     ).where(_is_among(record, lookup))
 
 
 @cache
 def documents_under(record: Record, lookup: Lookup) -> Select[Any]:
     """Select the documents of the ids of `look_up`, as their stored text; for what `heads_under` found."""
-    documents = (cast(_column(record, name), Text).label(name) for name in _documents_of(record))
-    return select(_column(record, "id"), _column(record, "created_at"), *documents).where(_is_among(record, lookup))
+    documents = (cast(column_of(record, name), Text).label(name) for name in _documents_of(record))
+    return select(column_of(record, "id"), column_of(record, "created_at"), *documents).where(_is_among(record, lookup))
 
 
 @cache
@@ -108,7 +143,7 @@ def any_stored_between(record: Record) -> Select[Any]:
     For ids that `are_of_one_form`, where `order_is_plain`. New UUIDv7 lie close together: one look at their range
     mostly replaces a thousand.
     """
-    in_range = _column(record, "id").between(bindparam("lowest", type_=Text), bindparam("highest", type_=Text))
+    in_range = column_of(record, "id").between(bindparam("lowest", type_=Text), bindparam("highest", type_=Text))
     return select(literal(1)).where(in_range).limit(1)
 
 
@@ -119,7 +154,7 @@ def order_is_plain(record: Record) -> Select[Any]:
     An ICU collation may take runs of digits for numbers, or put letters first.
     """
     # Of no row, and still of the column's collation, which decides how it compares with what stands before it.
-    nothing = select(_column(record, "id")).limit(0).scalar_subquery()
+    nothing = select(column_of(record, "id")).limit(0).scalar_subquery()
     pairs = (*pairwise("0123456789abcdef"), ("10", "2"), ("1a", "2"), ("19", "1a"))
     return select(and_(*(literal(low) < func.coalesce(nothing, literal(high)) for low, high in pairs)))
 
@@ -187,11 +222,11 @@ def _column_keys(record: Record, fields: tuple[str, ...]) -> tuple[str, ...]:
 def _is_among(record: Record, lookup: Lookup) -> ColumnElement[bool]:
     parameter = bindparam("ids", type_=Text)
     if lookup.is_one:
-        return _column(record, "id") == parameter
+        return column_of(record, "id") == parameter
     if lookup.dialect == "sqlite":
-        return _column(record, "id").in_(select(func.json_each(parameter).table_valued("value").c.value))
+        return column_of(record, "id").in_(select(func.json_each(parameter).table_valued("value").c.value))
     # No array: with one that is not constant, a sequential scan would compare each row with each of its elements.
-    return _column(record, "id").in_(select(func.json_array_elements_text(cast(parameter, JSON))))
+    return column_of(record, "id").in_(select(func.json_array_elements_text(cast(parameter, JSON))))
 
 
 def table_of(record: Record) -> Table:
@@ -200,8 +235,24 @@ def table_of(record: Record) -> Table:
 
 
 @cache
-def _column(record: Record, name: str) -> ColumnElement[Any]:
+def column_of(record: Record, name: str) -> ColumnElement[Any]:
+    """Return the column of an attribute of a mapped class."""
     return class_mapper(record).columns[name]
+
+
+def stored_as(name: str) -> ColumnElement[str]:
+    """Return the column that says of which table a row is."""
+    return literal_column(f"'{name}'", String).label("stored_as")
+
+
+def as_it_comes(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return a column as the driver has it: dates and documents are then converted for many rows at once."""
+    match column.type:
+        case ExactJSON():
+            return cast(column, Text)
+        case UtcDateTime():
+            return type_coerce(column, NullType())
+    return column
 
 
 def _columns_of(record: Record) -> tuple[str, ...]:
@@ -213,15 +264,17 @@ def _documents_of(record: Record) -> list[str]:
 
 
 def _visible(record: Record, columns: Collection[str]) -> Select[Any]:
-    return select(*(_column(record, name).label(name) for name in columns)).where(*_is_visible(record))
+    return select(*(column_of(record, name).label(name) for name in columns)).where(*_is_visible(record))
 
 
 def _is_visible(record: Record) -> tuple[ColumnElement[bool], ...]:
     return (
-        _column(record, "organization_id") == bindparam("organization_id"),
-        _column(record, "is_deleted") == false(),
+        column_of(record, "organization_id") == bindparam("organization_id"),
+        column_of(record, "is_deleted") == false(),
     )
 
 
 def _newest(statement: Select[Any], record: Record) -> Select[Any]:
-    return statement.order_by(_column(record, "created_at").desc().nulls_last(), _column(record, "id").desc()).limit(1)
+    return statement.order_by(
+        column_of(record, "created_at").desc().nulls_last(), column_of(record, "id").desc()
+    ).limit(1)

@@ -1,13 +1,16 @@
-"""The repository: turns a host's session into traces, for one organization, in both forms."""
+"""The repository: keeps and finds the traces of one organization on a host's session."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from itertools import chain
+from typing import TYPE_CHECKING, TypeVar
 
-from provider_trace_store import bulk, queries
+from provider_trace_store import bulk, deletion
 from provider_trace_store.errors import InvalidIdentifierError, InvalidLimitError
+from provider_trace_store.filters import selection_of
 from provider_trace_store.models import ProviderTraceMetadataRecord, ProviderTraceRecord
+from provider_trace_store.pages import Pages
+from provider_trace_store.reader import Reader
 from provider_trace_store.row_store import RowStore
 from provider_trace_store.rows import (
     DEFAULT_MAX_BODY_BYTES,
@@ -23,18 +26,17 @@ from provider_trace_store.schemas import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable, Iterator
+    from datetime import date
+    from typing import Unpack
 
-    from sqlalchemy import Result, Row, Select
-    from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
-_Trace = TypeVar("_Trace", ProviderTrace, ProviderTraceMetadata)
-_Argument = TypeVar("_Argument")
-_Result = TypeVar("_Result")
+    from provider_trace_store.filters import TraceFilters
+    from provider_trace_store.page_queries import Order
+    from provider_trace_store.schemas import MetadataPage, TracePage
 
-# What an adopted row without a date reads as: old, and of no particular day.
-_NO_DATE: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_Trace = TypeVar("_Trace", ProviderTrace, ProviderTraceMetadata)
 
 
 class ProviderTraceRepository:
@@ -74,7 +76,10 @@ class ProviderTraceRepository:
             raise InvalidLimitError("max_body_bytes", 1, LARGEST_MAX_BODY_BYTES)
         self._session = session
         self._organization_id = organization_id
+        self._actor_id = actor_id
         self._metadata_only = metadata_only
+        self._reader = Reader(session, organization_id)
+        self._pages = Pages(self._reader)
         record = ProviderTraceMetadataRecord if metadata_only else ProviderTraceRecord
         schema = ProviderTraceMetadata if metadata_only else ProviderTrace
         self._store = RowStore(session, record, RowMaker(schema, organization_id, actor_id, max_body_bytes))
@@ -126,16 +131,39 @@ class ProviderTraceRepository:
         """
         return bulk.create_many(self._store, traces)
 
+    def delete(self, trace_id: str) -> bool:
+        """Delete a trace, so that no read returns or counts it; its row stays, and `restore` brings it back.
+
+        Its id stays taken: creating the trace again is a conflict.
+
+        Args:
+            trace_id: any text.
+
+        Returns:
+            Whether there was such a trace.
+
+        Raises:
+            ProviderTraceRejectedError: the database refused the change, such as by a host's trigger.
+            ProviderTraceUnavailableError: the database could not do it now.
+            TableMissingError: the database has not been migrated.
+        """
+        return self._mark(trace_id, is_deleted=True)
+
+    def restore(self, trace_id: str) -> bool:
+        """Bring a deleted trace back; arguments and errors as `delete`.
+
+        Returns:
+            Whether there was such a trace, and it was deleted.
+        """
+        return self._mark(trace_id, is_deleted=False)
+
     def get(self, trace_id: str) -> ProviderTrace | None:
         """Return the whole trace of an id, or None; a trace that was written as metadata has no whole.
 
         Args:
             trace_id: any text.
         """
-        if text_problem(trace_id):
-            return None
-        statement = queries.by_id(ProviderTraceRecord, queries.FULL_COLUMNS)
-        return _trace(ProviderTrace, self._read(ProviderTraceRecord, statement, trace_id=trace_id).first())
+        return self._reader.get(trace_id)
 
     def get_by_step_id(self, step_id: str) -> ProviderTrace | None:
         """Return the newest whole trace of a step, or None.
@@ -143,10 +171,7 @@ class ProviderTraceRepository:
         Args:
             step_id: any text.
         """
-        if text_problem(step_id):
-            return None
-        statement = queries.newest_by_step_id(queries.FULL_COLUMNS)
-        return _trace(ProviderTrace, self._read(ProviderTraceRecord, statement, step_id=step_id).first())
+        return self._reader.get_by_step_id(step_id)
 
     def list_by_step_id(self, step_id: str) -> list[ProviderTrace]:
         """Return all whole traces of a step, oldest first, those of one moment by id; `[]` where there is none.
@@ -154,11 +179,22 @@ class ProviderTraceRepository:
         Args:
             step_id: any text.
         """
-        if text_problem(step_id):
-            return []
-        statement = queries.by_step_id(queries.FULL_COLUMNS)
-        rows = self._read(ProviderTraceRecord, statement, step_id=step_id)
-        return [_from_row(ProviderTrace, row) for row in rows]
+        return self._reader.list_by_step_id(step_id)
+
+    def list_by_run_id(self, run_id: str, *, limit: int = 20, cursor: str | None = None) -> TracePage:
+        """Return a page of the whole traces of a run, oldest first, those of one moment by id.
+
+        Args:
+            run_id: any text.
+            limit: the most traces in the page, 1 to 1,000; all their bodies are in memory at once.
+            cursor: `next_cursor` of the page before; None for the first.
+
+        Raises:
+            InvalidCursorError: `cursor` is damaged, or of another run, method or organization.
+            InvalidFilterError: `run_id` is no text.
+            InvalidLimitError: `limit` is out of its range.
+        """
+        return self._pages.list_by_run_id(run_id, limit, cursor)
 
     def get_metadata(self, trace_id: str) -> ProviderTraceMetadata | None:
         """Return the metadata of an id, or None; a trace that was written in full has metadata, too.
@@ -166,18 +202,85 @@ class ProviderTraceRepository:
         Args:
             trace_id: any text.
         """
-        if text_problem(trace_id):
-            return None
-        for record in (ProviderTraceMetadataRecord, ProviderTraceRecord):
-            statement = queries.by_id(record, queries.METADATA_COLUMNS)
-            if found := _trace(ProviderTraceMetadata, self._read(record, statement, trace_id=trace_id).first()):
-                return found
-        return None
+        return self._reader.get_metadata(trace_id)
 
-    def _read(self, record: queries.Record, statement: Select[Any], **parameters: str) -> Result[Any]:
-        """Execute a read, within the organization."""
-        connection = self._session.connection(bind_arguments={"mapper": record})
-        return connection.execute(statement, parameters | {"organization_id": self._organization_id})
+    def list_metadata(
+        self,
+        *,
+        order: Order = "newest",
+        limit: int = 100,
+        cursor: str | None = None,
+        **filters: Unpack[TraceFilters],
+    ) -> MetadataPage:
+        """Return a page of the metadata of all traces, written in full or as metadata, by date and then by id.
+
+        No trace comes twice or is left out between pages, whatever is written meanwhile; one that is written
+        later with a date that was passed already is on no page after it. `stored_as` of each says where it is.
+
+        Args:
+            order: `newest` or `oldest` first.
+            limit: the most in the page, 1 to 1,000.
+            cursor: `next_cursor` of the page before; None for the first.
+            filters: see `TraceFilters`.
+
+        Raises:
+            InvalidCursorError: `cursor` is damaged, or of other filters, order, method or organization.
+            InvalidFilterError: a filter is no text, a date has no time zone, or there is no such order.
+            InvalidLimitError: `limit` is out of its range.
+        """
+        return self._pages.list_metadata(selection_of(**filters), order, limit, cursor)
+
+    def iter_metadata(
+        self, *, order: Order = "newest", **filters: Unpack[TraceFilters]
+    ) -> Iterator[ProviderTraceMetadata]:
+        """Return an iterator over the metadata of all traces, as by `list_metadata`, 1,000 in memory at a time.
+
+        The host may commit or roll back between two of them: each 1,000 are a statement of their own.
+
+        Args:
+            order: `newest` or `oldest` first.
+            filters: see `TraceFilters`.
+
+        Raises:
+            InvalidFilterError: a filter is no text, a date has no time zone, or there is no such order.
+        """
+        return chain.from_iterable(self._pages.iter_metadata(selection_of(**filters), order))
+
+    def count_by(self, field: str, **filters: Unpack[TraceFilters]) -> dict[str | None, int]:
+        """Return how many traces have each value of a field, the most frequent first.
+
+        It reads the metadata of all that it counts: give a range of dates.
+
+        Args:
+            field: `agent_id`, `call_type`, `org_id`, `source` or `user_id`.
+            filters: see `TraceFilters`.
+
+        Raises:
+            InvalidFilterError: there is no such field, a filter is no text, or a date has no time zone.
+        """
+        return self._pages.count_by(selection_of(**filters), field)
+
+    def count_by_day(self, **filters: Unpack[TraceFilters]) -> dict[date, int]:
+        """Return how many traces there are of each day in UTC, the oldest first, days without any left out.
+
+        It reads the metadata of all that it counts: give a range of dates.
+
+        Args:
+            filters: see `TraceFilters`.
+
+        Raises:
+            InvalidFilterError: a filter is no text, or a date has no time zone.
+        """
+        return self._pages.count_by_day(selection_of(**filters))
+
+    def _mark(self, trace_id: str, *, is_deleted: bool) -> bool:
+        return deletion.mark(
+            self._session,
+            trace_id,
+            organization_id=self._organization_id,
+            actor_id=self._actor_id,
+            is_deleted=is_deleted,
+        )
 
     def _create(self, trace: _Trace) -> _Trace:
         row = self._store.rows.make(trace)
@@ -186,83 +289,8 @@ class ProviderTraceRepository:
         return trace.model_copy(update={name: bookkeeping[name] for name in NOT_CONTENT})
 
 
-class AsyncProviderTraceRepository:
-    """Keeps and finds the traces of one organization, on an asynchronous session of the host's.
-
-    The same methods as `ProviderTraceRepository`, which does the work, with `await`.
-
-    Args:
-        session: the host's session.
-        organization_id: as in `ProviderTraceRepository`.
-        actor_id: as in `ProviderTraceRepository`.
-        metadata_only: as in `ProviderTraceRepository`.
-        max_body_bytes: as in `ProviderTraceRepository`.
-
-    Raises:
-        InvalidIdentifierError: `organization_id` or `actor_id` is not text that a column can hold.
-        InvalidLimitError: `max_body_bytes` is out of its range.
-    """
-
-    def __init__(
-        self,
-        session: AsyncSession,
-        *,
-        organization_id: str,
-        actor_id: str | None = None,
-        metadata_only: bool = False,
-        max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
-    ) -> None:
-        self._session = session
-        self._repository = ProviderTraceRepository(
-            session.sync_session,
-            organization_id=organization_id,
-            actor_id=actor_id,
-            metadata_only=metadata_only,
-            max_body_bytes=max_body_bytes,
-        )
-
-    async def create(self, trace: ProviderTrace) -> ProviderTrace | ProviderTraceMetadata:
-        """Store a trace and return it as it is stored; see `ProviderTraceRepository.create`."""
-        return await self._run(self._repository.create, trace)
-
-    async def create_many(self, traces: Iterable[ProviderTrace]) -> bulk.BulkResult:
-        """Store many traces at the speed of COPY; see `ProviderTraceRepository.create_many`."""
-        return await self._run(self._repository.create_many, traces)
-
-    async def get(self, trace_id: str) -> ProviderTrace | None:
-        """Return the whole trace of an id, or None; see `ProviderTraceRepository.get`."""
-        return await self._run(self._repository.get, trace_id)
-
-    async def get_by_step_id(self, step_id: str) -> ProviderTrace | None:
-        """Return the newest whole trace of a step, or None; see `ProviderTraceRepository.get_by_step_id`."""
-        return await self._run(self._repository.get_by_step_id, step_id)
-
-    async def list_by_step_id(self, step_id: str) -> list[ProviderTrace]:
-        """Return all whole traces of a step; see `ProviderTraceRepository.list_by_step_id`."""
-        return await self._run(self._repository.list_by_step_id, step_id)
-
-    async def get_metadata(self, trace_id: str) -> ProviderTraceMetadata | None:
-        """Return the metadata of an id, or None; see `ProviderTraceRepository.get_metadata`."""
-        return await self._run(self._repository.get_metadata, trace_id)
-
-    async def _run(self, method: Callable[[_Argument], _Result], argument: _Argument) -> _Result:
-        return await self._session.run_sync(lambda _: method(argument))
-
-
 def _check_identifier(name: str, value: object, max_bytes: int | None = None) -> None:
     if not isinstance(value, str) or not value:
         raise InvalidIdentifierError(name, "must be text that is not empty")
     if problem := text_problem(value, max_bytes):
         raise InvalidIdentifierError(name, problem)
-
-
-def _trace(schema: type[_Trace], row: Row[Any] | None) -> _Trace | None:
-    return None if row is None else _from_row(schema, row)
-
-
-def _from_row(schema: type[_Trace], row: Row[Any]) -> _Trace:
-    values = row._asdict()
-    if values["created_at"] is None:
-        values["created_at"] = _NO_DATE
-    # Not validated again: rows of an adopted table may be older than today's rules and must stay readable.
-    return schema.model_construct(**values)

@@ -65,21 +65,8 @@ class RowStore:
         return self.record is ProviderTraceMetadataRecord
 
     def connect(self, trace_id: str) -> Connection:
-        """Return the session's connection, after what the host has pending was written.
-
-        Args:
-            trace_id: the trace to be written, for the error.
-
-        Raises:
-            ProviderTraceUnavailableError: there is none to be had.
-        """
-        # What goes wrong with the host's own objects is the host's error, not ours.
-        self._session.flush()
-        try:
-            return self._session.connection(bind_arguments={"mapper": self.record})
-        except (DBAPIError, PoolTimeoutError, OSError) as error:
-            failure = write_error(error, trace_id, None, self.table)
-        raise failure
+        """Return the session's connection, for the write of a trace; see `connect`."""
+        return connect(self._session, self.record, trace_id)
 
     def insert(self, row: Row) -> StoredRow[Any] | None:
         """Insert a row, or find it stored.
@@ -193,6 +180,26 @@ class RowStore:
             None,
             primary_key_of(connection, self.table),
         }
+
+
+def connect(session: Session, record: queries.Record, trace_id: str) -> Connection:
+    """Return the connection that a session uses for a table, after what the host has pending was written.
+
+    Args:
+        session: the host's.
+        record: the table.
+        trace_id: the trace to be written, for the error.
+
+    Raises:
+        ProviderTraceUnavailableError: there is none to be had.
+    """
+    # What goes wrong with the host's own objects is the host's error, not ours.
+    session.flush()
+    try:
+        return session.connection(bind_arguments={"mapper": record})
+    except (DBAPIError, PoolTimeoutError, OSError) as error:
+        failure = write_error(error, trace_id, None, queries.table_of(record))
+    raise failure
 
 
 _Alike = tuple[int, "Row", "StoredRow[Any]"]

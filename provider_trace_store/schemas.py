@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
@@ -15,6 +16,9 @@ ID_PATTERN: Final = r"^provider_trace-[a-fA-F0-9]{8}"
 # PostgreSQL refuses an index entry of more than 2,704 bytes. The widest index holds an organization, a date
 # and an id, so each of its texts may take 1,024 bytes and fit with room to spare.
 MAX_INDEXED_BYTES: Final = 1024
+
+# Under which key a read leaves what `ProviderTraceMetadata.stored_as` returns.
+STORED_AS: Final = "_stored_as"
 
 # A day inside what `datetime` can hold, so that any session's time zone can express the value, too.
 EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
@@ -112,10 +116,10 @@ class ProviderTrace(BaseProviderTrace):
         request_json: the request's body, as it was sent.
         response_json: the response's body, as it came back.
         step_id: the agent step that made the call; at most 1,024 bytes. A step may make several calls.
-        agent_id: the agent.
+        agent_id: the agent; at most 1,024 bytes.
         agent_tags: the agent's tags at that time.
         call_type: what the call was for: `agent_step`, `summarization`, …
-        run_id: the run that the step belongs to.
+        run_id: the run that the step belongs to; at most 1,024 bytes.
         source: the service that made the call.
         org_id: the organization that the telemetry protocol reported; the repository's `organization_id` owns
             the row.
@@ -132,10 +136,10 @@ class ProviderTrace(BaseProviderTrace):
     request_json: Body
     response_json: Body
     step_id: IndexedText | None = None
-    agent_id: Text | None = None
+    agent_id: IndexedText | None = None
     agent_tags: list[str] | None = None
     call_type: Text | None = None
-    run_id: Text | None = None
+    run_id: IndexedText | None = None
     source: Text | None = None
     org_id: Text | None = None
     user_id: Text | None = None
@@ -154,10 +158,10 @@ class ProviderTraceMetadata(BaseProviderTrace):
     """
 
     step_id: IndexedText | None = None
-    agent_id: Text | None = None
+    agent_id: IndexedText | None = None
     agent_tags: list[str] | None = None
     call_type: Text | None = None
-    run_id: Text | None = None
+    run_id: IndexedText | None = None
     source: Text | None = None
     org_id: Text | None = None
     user_id: Text | None = None
@@ -166,7 +170,43 @@ class ProviderTraceMetadata(BaseProviderTrace):
     last_updated_by_id: Text | None = None
     updated_at: Moment | None = None
 
+    @property
+    def stored_as(self) -> Literal["full", "metadata"] | None:
+        """Where the trace that was read is stored: `full` also where it is in both tables; None for one not read.
+
+        It is no field: it is not compared, dumped or taken as an argument.
+        """
+        # Put there by a read. Pydantic compares private attributes, but no other keys, and iterates over no name
+        # with an underscore.
+        return self.__dict__.get(STORED_AS)
+
     @classmethod
     def from_trace(cls, trace: ProviderTrace) -> Self:
         """Return the metadata of a trace: the same `id`, the same `created_at`, no body."""
         return cls.model_validate({name: getattr(trace, name) for name in cls.model_fields})
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataPage:
+    """A page of metadata, and where the next one begins.
+
+    Args:
+        items: at most as many as asked for.
+        next_cursor: what to pass for the next page; None where there is none.
+    """
+
+    items: tuple[ProviderTraceMetadata, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TracePage:
+    """A page of whole traces, and where the next one begins.
+
+    Args:
+        items: at most as many as asked for.
+        next_cursor: what to pass for the next page; None where there is none.
+    """
+
+    items: tuple[ProviderTrace, ...]
+    next_cursor: str | None

@@ -1,0 +1,135 @@
+"""The asynchronous form of the repository."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from provider_trace_store.filters import selection_of
+from provider_trace_store.pages import Pages
+from provider_trace_store.reader import Reader
+from provider_trace_store.repository import ProviderTraceRepository
+from provider_trace_store.rows import DEFAULT_MAX_BODY_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from datetime import date
+    from typing import Unpack
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from provider_trace_store.bulk import BulkResult
+    from provider_trace_store.filters import TraceFilters
+    from provider_trace_store.page_queries import Order
+    from provider_trace_store.schemas import MetadataPage, ProviderTrace, ProviderTraceMetadata, TracePage
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+
+class AsyncProviderTraceRepository:
+    """Keeps and finds the traces of one organization, on an asynchronous session of the host's.
+
+    The same methods as `ProviderTraceRepository`, which does the work, with `await`.
+
+    Args:
+        session: the host's session.
+        organization_id: as in `ProviderTraceRepository`.
+        actor_id: as in `ProviderTraceRepository`.
+        metadata_only: as in `ProviderTraceRepository`.
+        max_body_bytes: as in `ProviderTraceRepository`.
+
+    Raises:
+        InvalidIdentifierError: `organization_id` or `actor_id` is not text that a column can hold.
+        InvalidLimitError: `max_body_bytes` is out of its range.
+    """
+
+    def __init__(
+        self,
+        session: AsyncSession,
+        *,
+        organization_id: str,
+        actor_id: str | None = None,
+        metadata_only: bool = False,
+        max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    ) -> None:
+        self._session = session
+        self._repository = ProviderTraceRepository(
+            session.sync_session,
+            organization_id=organization_id,
+            actor_id=actor_id,
+            metadata_only=metadata_only,
+            max_body_bytes=max_body_bytes,
+        )
+        self._pages = Pages(Reader(session.sync_session, organization_id))
+
+    async def create(self, trace: ProviderTrace) -> ProviderTrace | ProviderTraceMetadata:
+        """Store a trace and return it as it is stored; see `ProviderTraceRepository.create`."""
+        return await self._run(self._repository.create, trace)
+
+    async def create_many(self, traces: Iterable[ProviderTrace]) -> BulkResult:
+        """Store many traces at the speed of COPY; see `ProviderTraceRepository.create_many`."""
+        return await self._run(self._repository.create_many, traces)
+
+    async def delete(self, trace_id: str) -> bool:
+        """Delete a trace; see `ProviderTraceRepository.delete`."""
+        return await self._run(self._repository.delete, trace_id)
+
+    async def restore(self, trace_id: str) -> bool:
+        """Bring a deleted trace back; see `ProviderTraceRepository.restore`."""
+        return await self._run(self._repository.restore, trace_id)
+
+    async def get(self, trace_id: str) -> ProviderTrace | None:
+        """Return the whole trace of an id, or None; see `ProviderTraceRepository.get`."""
+        return await self._run(self._repository.get, trace_id)
+
+    async def get_by_step_id(self, step_id: str) -> ProviderTrace | None:
+        """Return the newest whole trace of a step, or None; see `ProviderTraceRepository.get_by_step_id`."""
+        return await self._run(self._repository.get_by_step_id, step_id)
+
+    async def list_by_step_id(self, step_id: str) -> list[ProviderTrace]:
+        """Return all whole traces of a step; see `ProviderTraceRepository.list_by_step_id`."""
+        return await self._run(self._repository.list_by_step_id, step_id)
+
+    async def list_by_run_id(self, run_id: str, *, limit: int = 20, cursor: str | None = None) -> TracePage:
+        """Return a page of the whole traces of a run; see `ProviderTraceRepository.list_by_run_id`."""
+        return await self._run(self._repository.list_by_run_id, run_id, limit=limit, cursor=cursor)
+
+    async def get_metadata(self, trace_id: str) -> ProviderTraceMetadata | None:
+        """Return the metadata of an id, or None; see `ProviderTraceRepository.get_metadata`."""
+        return await self._run(self._repository.get_metadata, trace_id)
+
+    async def list_metadata(
+        self,
+        *,
+        order: Order = "newest",
+        limit: int = 100,
+        cursor: str | None = None,
+        **filters: Unpack[TraceFilters],
+    ) -> MetadataPage:
+        """Return a page of metadata; see `ProviderTraceRepository.list_metadata`."""
+        return await self._run(self._repository.list_metadata, order=order, limit=limit, cursor=cursor, **filters)
+
+    def iter_metadata(
+        self, *, order: Order = "newest", **filters: Unpack[TraceFilters]
+    ) -> AsyncIterator[ProviderTraceMetadata]:
+        """Return an iterator over the metadata of all traces; see `ProviderTraceRepository.iter_metadata`."""
+        return self._one_by_one(self._pages.iter_metadata(selection_of(**filters), order))
+
+    async def count_by(self, field: str, **filters: Unpack[TraceFilters]) -> dict[str | None, int]:
+        """Return how many traces have each value of a field; see `ProviderTraceRepository.count_by`."""
+        return await self._run(self._repository.count_by, field, **filters)
+
+    async def count_by_day(self, **filters: Unpack[TraceFilters]) -> dict[date, int]:
+        """Return how many traces there are of each day in UTC; see `ProviderTraceRepository.count_by_day`."""
+        return await self._run(self._repository.count_by_day, **filters)
+
+    async def _run(
+        self, method: Callable[_Parameters, _Result], *args: _Parameters.args, **kwargs: _Parameters.kwargs
+    ) -> _Result:
+        return await self._session.run_sync(lambda _: method(*args, **kwargs))
+
+    async def _one_by_one(self, lists: Iterator[list[ProviderTraceMetadata]]) -> AsyncIterator[ProviderTraceMetadata]:
+        nothing: list[ProviderTraceMetadata] = []
+        while traces := await self._run(next, lists, nothing):
+            for trace in traces:
+                yield trace

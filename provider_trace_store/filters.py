@@ -1,0 +1,121 @@
+"""What a read of many traces is narrowed down to: the arguments, checked once for all methods that take them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict
+
+from provider_trace_store.errors import InvalidFilterError
+from provider_trace_store.schemas import text_problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# What an adopted row without a date reads as: old, and of no particular day.
+NO_DATE: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST: Final = datetime.min.replace(tzinfo=UTC)
+_LAST: Final = datetime.max.replace(tzinfo=UTC)
+
+
+class TraceFilters(TypedDict, total=False):
+    """The filters that `list_metadata`, `iter_metadata`, `count_by` and `count_by_day` take as keywords.
+
+    Together they narrow down; None, like leaving one out, does not. `since` is the earliest `created_at` and
+    `until` the first that is too late, both with a time zone; the others are exact texts, `agent_tag` one of the
+    agent's tags.
+    """
+
+    since: datetime | None
+    until: datetime | None
+    step_id: str | None
+    run_id: str | None
+    agent_id: str | None
+    call_type: str | None
+    source: str | None
+    user_id: str | None
+    org_id: str | None
+    agent_tag: str | None
+
+
+class Selection(NamedTuple):
+    """The traces that a read is about.
+
+    Args:
+        since: the earliest date, in UTC; the first of all where none is asked for.
+        until: the first date that is too late; likewise.
+        texts: columns and what they must hold, sorted.
+        agent_tag: what must be among the agent's tags.
+    """
+
+    since: datetime
+    until: datetime
+    texts: tuple[tuple[str, str], ...]
+    agent_tag: str | None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no trace can be meant: no time, or text that no column can hold."""
+        return self.since >= self.until or any(text_problem(value) for _, value in self.texts)
+
+    @property
+    def has_undated(self) -> bool:
+        """Whether rows without a date are meant, too."""
+        return self.since <= NO_DATE < self.until
+
+    def parts(self) -> Iterator[str | None]:
+        """Yield what tells this selection from others."""
+        yield self.since.isoformat()
+        yield self.until.isoformat()
+        yield self.agent_tag
+        for text in self.texts:
+            yield from text
+
+
+def selection_of(  # noqa: PLR0913  (as many as there are filters)
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    step_id: str | None = None,
+    run_id: str | None = None,
+    agent_id: str | None = None,
+    call_type: str | None = None,
+    source: str | None = None,
+    user_id: str | None = None,
+    org_id: str | None = None,
+    agent_tag: str | None = None,
+) -> Selection:
+    """Return the selection of a call's filters; the arguments are those of `TraceFilters`.
+
+    Raises:
+        InvalidFilterError: one of them is no text, or a date without a time zone.
+    """
+    texts = {
+        "agent_id": agent_id,
+        "call_type": call_type,
+        "org_id": org_id,
+        "run_id": run_id,
+        "source": source,
+        "step_id": step_id,
+        "user_id": user_id,
+    }
+    for name, value in (*texts.items(), ("agent_tag", agent_tag)):
+        if value is not None and not isinstance(value, str):
+            raise InvalidFilterError(name, "must be text")
+    return Selection(
+        _moment("since", since, _FIRST),
+        _moment("until", until, _LAST),
+        tuple((name, value) for name, value in texts.items() if value is not None),
+        agent_tag,
+    )
+
+
+def _moment(name: str, value: object, default: datetime) -> datetime:
+    if value is None:
+        return default
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise InvalidFilterError(name, "must be a datetime with a time zone")
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        # Within a day of what a datetime can hold, where no trace is.
+        return _FIRST if value.year < NO_DATE.year else _LAST

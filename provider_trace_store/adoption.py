@@ -110,6 +110,49 @@ def add_indexes(table: Table) -> None:
         logger.log(level, "%s: %s", table.fullname, found)
 
 
+def align_collations(tables: Sequence[Table]) -> None:
+    """Make sure that ids and organizations are compared exactly, and ids in one order in all tables.
+
+    A page merges the tables in the order of their ids, and an organization is the one whose text is the same.
+
+    Args:
+        tables: those that are there, in the schema that the migration works in; the last gets the first one's
+            collation where it is empty.
+
+    Raises:
+        TableMismatchError: a collation takes different texts for equal, or the tables with rows have different ones.
+    """
+    context = op.get_context()
+    if context.as_sql or context.dialect.name != "postgresql":
+        return
+    connection = op.get_bind()
+    collations = [_collations(connection, table) for table in tables]
+    for table, of_columns in zip(tables, collations, strict=True):
+        if vague := sorted(name for name, (_, is_exact) in of_columns.items() if not is_exact):
+            reason = f"its column {' and '.join(vague)} has a collation that takes different texts for equal"
+            raise TableMismatchError(table.fullname, [f"{reason}; change it to a deterministic one"])
+    first, last = collations[0]["id"][0], collations[-1]["id"][0]
+    if first == last:
+        return
+    name = _quoted(connection, tables[-1])
+    change = f"ALTER TABLE {name} ALTER COLUMN id TYPE varchar COLLATE {first}"
+    if _has_rows(connection, name):
+        problem = f"its ids are in the order of {last}, those of {tables[0].fullname} in that of {first}"
+        raise TableMismatchError(tables[-1].fullname, [f"{problem}; run {change}"])
+    connection.execute(text(change.replace(":", "\\:")))
+
+
+def _collations(connection: Connection, table: Table) -> dict[str, tuple[str, bool]]:
+    """Return the quoted name of the collation of id and organization_id, and whether it is deterministic."""
+    statement = text(
+        "SELECT attname, format('%I.%I', nspname, collname), collisdeterministic FROM pg_attribute "
+        "JOIN pg_collation ON pg_collation.oid = attcollation JOIN pg_namespace ON pg_namespace.oid = collnamespace "
+        "WHERE attrelid = CAST(:name AS regclass) AND attname IN ('id', 'organization_id')"
+    )
+    rows = connection.execute(statement, {"name": _quoted(connection, table)})
+    return {column: (name, is_exact) for column, name, is_exact in rows}
+
+
 def drop_indexes(table: Table) -> None:
     """Drop the indexes of a table that `add_indexes` or an operator built under their names.
 
@@ -122,7 +165,7 @@ def drop_indexes(table: Table) -> None:
 
 def missing_indexes(connection: Connection, table: Table) -> list[Index]:
     """Return the indexes of a table that the database has not, under whatever name, in order of their names."""
-    present = _indexed_columns(inspect(connection), table)
+    present = _indexed_columns(connection, table)
     return sorted(
         (index for index in table.indexes if not _is_served(_columns_of(index), present)),
         key=lambda index: str(index.name),
@@ -148,7 +191,8 @@ def _add_indexes(connection: Connection, table: Table) -> tuple[str, int]:
     indexes = missing_indexes(connection, table)
     if not indexes:
         return "", logging.INFO
-    if _has_rows(connection, connection.dialect.identifier_preparer.format_table(table)):
+    # SQLite has nobody to wait for it, and nobody who reads its log.
+    if connection.dialect.name != "sqlite" and _has_rows(connection, _quoted(connection, table)):
         statements = "; ".join(_concurrently(connection, index) for index in indexes)
         return f"has rows, so it got no index: run {statements}", logging.WARNING
     for index in indexes:
@@ -231,17 +275,36 @@ def _columns_of(index: Index) -> list[str | None]:
     return [column.name for column in index.columns]
 
 
-def _indexed_columns(inspector: Inspector, table: Table) -> list[Sequence[str | None]]:
-    """Return the columns of each index that is there and covers all rows, the primary key's among them."""
-    key = inspector.get_pk_constraint(table.name, schema=table.schema)["constrained_columns"]
+def _indexed_columns(connection: Connection, table: Table) -> list[Sequence[str | None]]:
+    """Return the columns of each index that is there and has all rows, in one direction; the primary key's first."""
+    inspector = inspect(connection)
+    invalid = _invalid_indexes(connection, table)
     return [
-        key,
+        inspector.get_pk_constraint(table.name, schema=table.schema)["constrained_columns"],
         *(
             index["column_names"]
             for index in inspector.get_indexes(table.name, schema=table.schema)
-            if not index.get("dialect_options", {}).get("postgresql_where")
+            if index["name"] not in invalid
+            and not index.get("dialect_options", {}).get("postgresql_where")
+            and not index.get("column_sorting")
         ),
     ]
+
+
+def _invalid_indexes(connection: Connection, table: Table) -> set[str]:
+    """Return the indexes that a CREATE INDEX CONCURRENTLY left unfinished, which no query uses."""
+    if connection.dialect.name != "postgresql":
+        return set()
+    statement = text(
+        "SELECT relname FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
+        "WHERE NOT indisvalid AND indrelid = CAST(:name AS regclass)"
+    )
+    return set(connection.scalars(statement, {"name": _quoted(connection, table)}))
+
+
+def _quoted(connection: Connection, table: Table) -> str:
+    # The preparer doubles percent signs, for a driver's statement; so does who takes text, once more.
+    return connection.dialect.identifier_preparer.format_table(table).replace("%%", "%")
 
 
 def _is_served(columns: Sequence[str | None], present: list[Sequence[str | None]]) -> bool:
@@ -252,11 +315,11 @@ def _concurrently(connection: Connection, index: Index) -> str:
     statement = str(CreateIndex(index).compile(dialect=connection.dialect))
     if connection.dialect.name == "postgresql":
         statement = statement.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1)
-    return " ".join(statement.split())
+    return " ".join(statement.replace("%%", "%").split())
 
 
 def _has_rows(connection: Connection, full_name: str) -> bool:
-    statement = select(text(f"1 FROM {full_name}")).limit(1)
+    statement = select(text("1 FROM " + full_name.replace(":", "\\:"))).limit(1)
     return connection.execute(statement).first() is not None
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from provider_trace_store.filters import selection_of
-from provider_trace_store.pages import Pages
-from provider_trace_store.reader import Reader
+from provider_trace_store.pages import MAX_LIMIT
 from provider_trace_store.repository import ProviderTraceRepository
 from provider_trace_store.rows import DEFAULT_MAX_BODY_BYTES
 
@@ -60,7 +59,6 @@ class AsyncProviderTraceRepository:
             metadata_only=metadata_only,
             max_body_bytes=max_body_bytes,
         )
-        self._pages = Pages(Reader(session.sync_session, organization_id))
 
     async def create(self, trace: ProviderTrace) -> ProviderTrace | ProviderTraceMetadata:
         """Store a trace and return it as it is stored; see `ProviderTraceRepository.create`."""
@@ -113,7 +111,7 @@ class AsyncProviderTraceRepository:
         self, *, order: Order = "newest", **filters: Unpack[TraceFilters]
     ) -> AsyncIterator[ProviderTraceMetadata]:
         """Return an iterator over the metadata of all traces; see `ProviderTraceRepository.iter_metadata`."""
-        return self._one_by_one(self._pages.iter_metadata(selection_of(**filters), order))
+        return self._one_by_one(self._repository.iter_metadata(order=order, **filters))
 
     async def count_by(self, field: str, **filters: Unpack[TraceFilters]) -> dict[str | None, int]:
         """Return how many traces have each value of a field; see `ProviderTraceRepository.count_by`."""
@@ -128,8 +126,8 @@ class AsyncProviderTraceRepository:
     ) -> _Result:
         return await self._session.run_sync(lambda _: method(*args, **kwargs))
 
-    async def _one_by_one(self, lists: Iterator[list[ProviderTraceMetadata]]) -> AsyncIterator[ProviderTraceMetadata]:
-        nothing: list[ProviderTraceMetadata] = []
-        while traces := await self._run(next, lists, nothing):
+    async def _one_by_one(self, found: Iterator[ProviderTraceMetadata]) -> AsyncIterator[ProviderTraceMetadata]:
+        # As many at a time as the iterator reads.
+        while traces := await self._run(list, islice(found, MAX_LIMIT)):
             for trace in traces:
                 yield trace

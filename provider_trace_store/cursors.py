@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
 from provider_trace_store.errors import InvalidCursorError
-from provider_trace_store.schemas import ID_PREFIX
+from provider_trace_store.schemas import ID_PREFIX, text_problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +18,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _CHECK_BYTES: Final = 8
 _MOMENT_BYTES: Final = 8
+# No index of PostgreSQL's holds a longer id.
+_MAX_BYTES: Final = 2704
 # Of the first byte of the content.
 _IS_UUID: Final = 1
 _IS_TEXT: Final = 2
@@ -68,7 +70,8 @@ def decode(cursor: object, query: Sequence[str | None]) -> Position:
     try:
         return _position(cursor, query)
     except (ValueError, IndexError, OverflowError):
-        """Not chained: what a client sent does not belong into a log."""
+        pass
+    # Outside of the handler, so that nothing that holds what a client sent is chained.
     raise InvalidCursorError
 
 
@@ -82,7 +85,7 @@ def _position(cursor: object, query: Sequence[str | None]) -> Position:
     content = whole[_CHECK_BYTES:]
     if whole[:_CHECK_BYTES] != _check(content, query):
         raise ValueError
-    # What the check is of was written by `encode`, and is complete.
+    # The check is no proof: whoever reads this module can make one.
     flags, start, rest = content[0], content[1 : 1 + _MOMENT_BYTES], content[1 + _MOMENT_BYTES :]
     stored_at: datetime | str
     if flags & _IS_TEXT:
@@ -90,7 +93,10 @@ def _position(cursor: object, query: Sequence[str | None]) -> Position:
         stored_at, rest = rest[:size].decode(), rest[size:]
     else:
         stored_at = _EPOCH + int.from_bytes(start, "big", signed=True) * _MICROSECOND
-    return Position(stored_at, f"{ID_PREFIX}{UUID(bytes=rest)}" if flags & _IS_UUID else rest.decode())
+    position = Position(stored_at, f"{ID_PREFIX}{UUID(bytes=rest)}" if flags & _IS_UUID else rest.decode())
+    if any(text_problem(part, _MAX_BYTES) for part in position if isinstance(part, str)):
+        raise ValueError
+    return position
 
 
 def _packed(trace_id: str) -> tuple[int, bytes]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict
 
 from provider_trace_store.errors import InvalidFilterError
-from provider_trace_store.schemas import text_problem
+from provider_trace_store.schemas import EARLIEST, LATEST, text_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # What an adopted row without a date reads as: old, and of no particular day.
 NO_DATE: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST: Final = datetime.min.replace(tzinfo=UTC)
-_LAST: Final = datetime.max.replace(tzinfo=UTC)
+_AFTER_LATEST: Final = LATEST + timedelta(microseconds=1)
 
 
 class TraceFilters(TypedDict, total=False):
@@ -41,7 +40,7 @@ class Selection(NamedTuple):
     """The traces that a read is about.
 
     Args:
-        since: the earliest date, in UTC; the first of all where none is asked for.
+        since: the earliest date, in UTC; the first that a trace may have where none is asked for.
         until: the first date that is too late; likewise.
         texts: columns and what they must hold, sorted.
         agent_tag: what must be among the agent's tags.
@@ -102,8 +101,8 @@ def selection_of(  # noqa: PLR0913  (as many as there are filters)
         if value is not None and not isinstance(value, str):
             raise InvalidFilterError(name, "must be text")
     return Selection(
-        _moment("since", since, _FIRST),
-        _moment("until", until, _LAST),
+        _moment("since", since, EARLIEST),
+        _moment("until", until, _AFTER_LATEST),
         tuple((name, value) for name, value in texts.items() if value is not None),
         agent_tag,
     )
@@ -115,7 +114,8 @@ def _moment(name: str, value: object, default: datetime) -> datetime:
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise InvalidFilterError(name, "must be a datetime with a time zone")
     try:
-        return value.astimezone(UTC)
+        moment = value.astimezone(UTC)
     except OverflowError:
-        # Within a day of what a datetime can hold, where no trace is.
-        return _FIRST if value.year < NO_DATE.year else _LAST
+        moment = EARLIEST if value.year < NO_DATE.year else _AFTER_LATEST
+    # No trace is beyond, and drivers take the ends of what a datetime can hold for infinity.
+    return min(max(moment, EARLIEST), _AFTER_LATEST)

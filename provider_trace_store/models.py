@@ -99,7 +99,7 @@ class ProviderTraceRecord(_MetadataColumns, Base):
     __table_args__ = (
         Index("ix_provider_traces_step_id", "step_id"),
         Index("ix_provider_traces_run_id", "run_id"),
-        Index("ix_provider_traces_agent_id", "agent_id"),
+        Index("ix_provider_traces_agent_id_created_at", "agent_id", "created_at"),
         Index("ix_provider_traces_organization_id_created_at_id", "organization_id", "created_at", "id"),
     )
 
@@ -123,7 +123,7 @@ class ProviderTraceMetadataRecord(_MetadataColumns, Base):
         Index("ix_provider_trace_metadata_id", "id"),
         Index("ix_provider_trace_metadata_step_id", "step_id"),
         Index("ix_provider_trace_metadata_run_id", "run_id"),
-        Index("ix_provider_trace_metadata_agent_id", "agent_id"),
+        Index("ix_provider_trace_metadata_agent_id_created_at", "agent_id", "created_at"),
         Index("ix_provider_trace_metadata_organization_id_created_at_id", "organization_id", "created_at", "id"),
     )
 

@@ -1,16 +1,23 @@
 """The statements that go through many traces: pages by position, and counts.
 
-Which index a page takes is not left to statistics: a table that grows fast has none in time, and none knows that a
-tenant left last year. It walks the index of `(organization_id, created_at, id)` between two bounds, written as
-comparisons of rows and in the order of that index. With an equality instead, the planner may walk any index by date,
-and read other tenants' rows on the way. A page of a step or a run takes that key's index and sorts the few rows that
-it finds.
+Which way a page takes is not left to statistics: a table that grows fast has none in time, a prepared statement's
+generic plan does not look at them, and none knows that a tenant left last year. A page walks an index in its order,
+from one bound on: that of `(organization_id, created_at, id)`, or of `(agent_id, created_at)` where an agent is asked
+for. Three things keep the planner on it:
+
+- The bound is a comparison of rows that begins with the index's first column, and the order begins with it, too.
+  After an equality the planner knows that the order of dates is enough, and may walk any index by date, through the
+  rows of all tenants; and from an equality and two dates it may conclude that hardly a row is left, and sort.
+- The other end of the range is no condition but a sentinel: of what lies beyond it, any row will do, so that the
+  page's limit ends the walk there. As a condition, PostgreSQL would go on to the tenant's last row.
+- A page of a step or a run takes that key's index and sorts the rows that it finds: all else is written as
+  expressions, which no index has.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache, partial, reduce
-from operator import gt, lt, or_
+from functools import lru_cache, partial
+from operator import gt, lt
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from sqlalchemy import (
@@ -18,12 +25,14 @@ from sqlalchemy import (
     Integer,
     String,
     Text,
+    and_,
     bindparam,
     cast,
-    exists,
     false,
     func,
+    literal,
     literal_column,
+    or_,
     select,
     tuple_,
     type_coerce,
@@ -31,7 +40,7 @@ from sqlalchemy import (
 )
 
 from provider_trace_store.models import ProviderTraceMetadataRecord, ProviderTraceRecord, UtcDateTime
-from provider_trace_store.queries import STORED_AS, as_it_comes, column_of, stored_as, table_of
+from provider_trace_store.queries import RECORDS, as_it_comes, column_of, stored_as, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,7 +54,7 @@ Order = Literal["newest", "oldest"]
 DAY: Final = "day"
 
 # Under short names: of statements beyond 4,096 characters psycopg does not keep the parsed form.
-_TABLES: Final = {record: table_of(record).alias(name[0]) for record, name in STORED_AS.items()}
+_TABLES: Final = {record: table_of(record).alias(name[0]) for record, name in RECORDS.items()}
 _ORGANIZATION: Final = bindparam("organization_id", type_=String)
 _AFTER_ID: Final = bindparam("after_id", type_=String)
 # In the text of the statement: of a parameter the planner would assume a tenth of the table.
@@ -68,12 +77,17 @@ class Shape(NamedTuple):
     dialect: str
     texts: tuple[str, ...] = ()
     needles: int = 0
-    has_undated: bool = False
+    has_undated: bool = True
 
     @property
     def is_sqlite(self) -> bool:
         """Whether a moment is text, and functions have SQLite's names."""
         return self.dialect == "sqlite"
+
+    @property
+    def walked(self) -> str:
+        """The first column of the index that a page walks, where it walks one."""
+        return "agent_id" if "agent_id" in self.texts else "organization_id"
 
     @property
     def has_key(self) -> bool:
@@ -89,6 +103,7 @@ class PageShape(NamedTuple):
         columns: the attributes to select, `id` and `created_at` among them.
         order: which come first.
         is_next: whether the page goes on after the row `:after_id` of `:after_at`.
+        is_next_undated: whether that row is at the place of those without a date.
         is_full_only: whether only `provider_traces` is read.
     """
 
@@ -96,6 +111,7 @@ class PageShape(NamedTuple):
     columns: tuple[str, ...]
     order: Order
     is_next: bool
+    is_next_undated: bool = False
     is_full_only: bool = False
 
 
@@ -106,12 +122,16 @@ def page(shape: PageShape) -> Select[Any]:
     Each table gives as many as all may be, so that none is read further than a page. Dates and tags come as the
     driver has them: SQLAlchemy's conversion of a row takes longer than its reading.
     """
-    branches = [_dated_page(shape, record) for record in list(STORED_AS)[shape.is_full_only :]]
+    part = _key_page if shape.where.has_key else _walk_page
+    branches = [part(shape, record) for record in ([ProviderTraceRecord] if shape.is_full_only else RECORDS)]
     if shape.where.has_undated:
         branches.append(_undated_page(shape))
     # As subqueries, because SQLite takes no limit inside a UNION.
-    whole = union_all(*(select(branch.subquery("part")) for branch in branches)).subquery("page")
-    return select(*map(as_it_comes, whole.c)).order_by(*_directed(shape, whole.c.created_at, whole.c.id)).limit(_ROWS)
+    whole = union_all(*branches).subquery("page")
+    columns = (as_it_comes(whole.c[name]) for name in (*shape.columns, "stored_as"))
+    # In the branches' own order, so that they are merged as they are walked.
+    order = _directed(shape, whole.c.walked, whole.c.created_at, whole.c.id)
+    return select(*columns).order_by(*order).limit(_ROWS)
 
 
 @lru_cache(maxsize=64)
@@ -120,7 +140,7 @@ def counts(where: Shape, field: str) -> Select[Any]:
 
     Where there are needles, each with each text of `tags`.
     """
-    branches = [_values(where, record, field).where(*_is_between(where, record)) for record in STORED_AS]
+    branches = [_values(where, record, field).where(*_is_between(where, record)) for record in RECORDS]
     branches[0] = branches[0].where(*_is_in_metadata_only(where))
     if where.has_undated:
         branches.append(_values(where, ProviderTraceRecord, field, is_dated=False).where(_has_no_date()))
@@ -128,43 +148,56 @@ def counts(where: Shape, field: str) -> Select[Any]:
     return select(*whole.c, func.count().label("traces")).group_by(*whole.c)
 
 
-def _dated_page(shape: PageShape, record: Record) -> Select[Any]:
+def _walk_page(shape: PageShape, record: Record) -> Select[Any]:
     where = shape.where
-    organization = _column(record, "organization_id")
-    place = (_column(record, "created_at"), _column(record, "id"))
-    statement = _page_of(shape, record, place[0])
-    beyond = _beyond(shape)
-    if where.has_key:
-        statement = statement.where(_is_of_tenant(where, record), *_is_between(where, record))
-        if shape.is_next:
-            statement = statement.where(beyond(tuple_(*place), tuple_(_moment(where, "after_at"), _AFTER_ID)))
-        return statement.order_by(*_directed(shape, *place))
-    # Together they leave this organization only: a lesser one is below the first, a greater one above the second.
-    bounds = {
-        gt: tuple_(organization, place[0]) >= tuple_(_ORGANIZATION, _moment(where, "since")),
-        lt: tuple_(organization, place[0]) < tuple_(_ORGANIZATION, _moment(where, "until")),
-    }
+    first, created_at, trace_id = _column(record, where.walked), _column(record, "created_at"), _column(record, "id")
+    its_value = bindparam(where.walked, type_=String)
+    since, until = _moment(where, "since"), _moment(where, "until")
+    is_newest = shape.order == "newest"
     if shape.is_next:
-        bounds[beyond] = beyond(
-            tuple_(organization, *place), tuple_(_ORGANIZATION, _moment(where, "after_at"), _AFTER_ID)
-        )
-    return statement.where(*bounds.values()).order_by(*_directed(shape, organization, *place))
+        place = tuple_(first, created_at, trace_id)
+        begin = _beyond(shape)(place, tuple_(its_value, _moment(where, "after_at"), _AFTER_ID))
+    elif is_newest:
+        begin = tuple_(first, created_at) < tuple_(its_value, until)
+    else:
+        begin = tuple_(first, created_at) >= tuple_(its_value, since)
+    # As an expression, or the planner gathers what is over by an index of dates.
+    is_over = _unindexed(created_at) < since if is_newest else _unindexed(created_at) >= until
+    is_of_first = first >= its_value if is_newest else first <= its_value
+    is_meant = and_(_unindexed(_column(record, "organization_id") == _ORGANIZATION), *_is_chosen(where, record))
+    statement = _page_of(shape, record, created_at).where(begin, is_of_first, or_(is_meant, is_over))
+    walk = statement.order_by(*_directed(shape, first, created_at, trace_id)).subquery("p")
+    return select(walk).where(walk.c.created_at >= since if is_newest else walk.c.created_at < until)
+
+
+def _key_page(shape: PageShape, record: Record) -> Select[Any]:
+    where = shape.where
+    created_at, trace_id = _unindexed(_column(record, "created_at")), _column(record, "id")
+    statement = _page_of(shape, record, _column(record, "created_at")).where(
+        _is_of_tenant(where, record), *_is_between(where, record), *_is_chosen(where, record)
+    )
+    if shape.is_next:
+        after = tuple_(_moment(where, "after_at"), _AFTER_ID)
+        statement = statement.where(_beyond(shape)(tuple_(created_at, trace_id), after))
+    return select(statement.order_by(*_directed(shape, created_at, trace_id)).subquery("p"))
 
 
 def _undated_page(shape: PageShape) -> Select[Any]:
+    where = shape.where
     record = ProviderTraceRecord
-    no_date = _no_date(shape.where)
-    place = (_column(record, "created_at"), _column(record, "id"))
-    statement = _page_of(shape, record, no_date).where(_is_of_tenant(shape.where, record), _has_no_date())
-    if shape.is_next:
-        position = tuple_(_moment(shape.where, "after_at"), _AFTER_ID)
-        statement = statement.where(_beyond(shape)(tuple_(no_date, place[1]), position))
-    return statement.order_by(*_directed(shape, *place))
+    no_date, trace_id = _no_date(where), _column(record, "id")
+    statement = _page_of(shape, record, no_date).where(
+        _is_of_tenant(where, record), _has_no_date(), *_is_chosen(where, record)
+    )
+    if shape.is_next_undated:
+        statement = statement.where(_beyond(shape)(trace_id, _AFTER_ID))
+    return select(statement.order_by(*_directed(shape, _column(record, "created_at"), trace_id)).subquery("p"))
 
 
 def _page_of(shape: PageShape, record: Record, created_at: ColumnElement[Any]) -> Select[Any]:
     columns = [(created_at if name == "created_at" else _column(record, name)).label(name) for name in shape.columns]
-    return select(*columns, stored_as(STORED_AS[record])).where(*_is_chosen(shape.where, record)).limit(_ROWS)
+    walked = _column(record, shape.where.walked).label("walked")
+    return select(*columns, stored_as(RECORDS[record]), walked).limit(_ROWS)
 
 
 def _values(where: Shape, record: Record, field: str, *, is_dated: bool = True) -> Select[Any]:
@@ -192,18 +225,28 @@ def _is_chosen(where: Shape, record: Record) -> Iterator[ColumnElement[bool]]:
         find = func.instr if where.is_sqlite else func.strpos
         needles = (bindparam(f"needle_{number}", type_=Text) for number in range(where.needles))
         # As text: with a JSON function, one `\\u0000` in the tags of any row would fail the whole query.
-        yield reduce(or_, (find(tags, needle) > 0 for needle in needles))
+        yield or_(*(find(tags, needle) > 0 for needle in needles))
 
 
 def _is_of_tenant(where: Shape, record: Record) -> ColumnElement[bool]:
-    organization = _column(record, "organization_id")
-    # As an expression it is offered to no index, and leaves the choice to the key's.
-    return (organization.concat(literal_column("''")) if where.has_key else organization) == _ORGANIZATION
+    is_of_tenant = _column(record, "organization_id") == _ORGANIZATION
+    return _unindexed(is_of_tenant) if where.has_key else is_of_tenant
 
 
 def _is_between(where: Shape, record: Record) -> Iterator[ColumnElement[bool]]:
-    yield _column(record, "created_at") >= _moment(where, "since")
-    yield _column(record, "created_at") < _moment(where, "until")
+    created_at = _column(record, "created_at")
+    if where.has_key:
+        created_at = _unindexed(created_at)
+    yield created_at >= _moment(where, "since")
+    yield created_at < _moment(where, "until")
+
+
+def _unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return a column, or a condition, as an expression that no index has, so that the choice is left to the others.
+
+    Of a condition, the planner then assumes that half of the rows meet it, which is nearer than one in two hundred.
+    """
+    return func.coalesce(column, column)
 
 
 def _has_no_date() -> ColumnElement[bool]:
@@ -215,13 +258,15 @@ def _is_in_metadata_only(where: Shape) -> Iterator[ColumnElement[bool]]:
     metadata = partial(_column, ProviderTraceMetadataRecord)
     is_same = (
         full("id") == metadata("id"),
-        full("organization_id") == _ORGANIZATION,
+        _unindexed(full("organization_id") == _ORGANIZATION),
         full("is_deleted") == false(),
     )
-    same_date = full("created_at") == metadata("created_at")
-    yield ~exists().where(*is_same, same_date, *_is_between(where, ProviderTraceRecord))
+    is_of_date = _unindexed(full("created_at")) == metadata("created_at")
     if where.has_undated:
-        yield ~exists().where(*is_same, _has_no_date(), metadata("created_at") == _no_date(where))
+        is_of_date |= and_(_has_no_date(), metadata("created_at") == _no_date(where))
+    # With an offset, it stays a look at the primary key for each row; a join may read all of the other table.
+    twin = select(literal(1)).where(*is_same, is_of_date).offset(literal_column("0"))
+    yield ~twin.correlate(_TABLES[ProviderTraceMetadataRecord]).exists()
 
 
 def _column(record: Record, name: str) -> ColumnElement[Any]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 from provider_trace_store import cursors, page_queries, queries
 from provider_trace_store.codec import decode, encode
 from provider_trace_store.cursors import Position
-from provider_trace_store.errors import InvalidFilterError, InvalidLimitError, TraceDecodingError
-from provider_trace_store.filters import selection_of
+from provider_trace_store.errors import InvalidCursorError, InvalidFilterError, InvalidLimitError, TraceDecodingError
+from provider_trace_store.filters import NO_DATE, selection_of
 from provider_trace_store.models import moment_of, sqlite_text
 from provider_trace_store.page_queries import DAY, Order, PageShape, Shape
 from provider_trace_store.reader import metadata_of
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     _Row = Sequence[Any]
 
 MAX_LIMIT: Final = 1000
-# How much an iteration reads at a time.
-_ROWS_AT_ONCE: Final = 1000
+# How many rows a statement asks for, besides one to see whether there are more: the number stands in its text, and
+# hosts and servers keep only so many texts.
+_ROWS: Final = (10, 20, 50, 100, 200, 500, MAX_LIMIT)
 _COUNTED: Final = ("agent_id", "call_type", "org_id", "source", "user_id")
 
 
@@ -120,7 +121,7 @@ class Pages:
         after = None
         has_more = True
         while has_more:
-            rows, has_more = self._take(walk, _ROWS_AT_ONCE, after)
+            rows, has_more = self._take(walk, MAX_LIMIT, after)
             if rows:
                 after = _position(walk, rows[-1])
                 yield metadata_of(rows)
@@ -130,21 +131,27 @@ class Pages:
         taken: list[_Row] = []
         if walk.selection.is_empty:
             return taken, False
+        asked = 1 + next(number for number in _ROWS if number >= limit)
         while True:
-            rows = self._fetch(walk, limit + 1, after)
+            rows = self._fetch(walk, asked, after)
             taken = _merged(walk, taken, rows)
-            if len(rows) <= limit or len(taken) > limit:
+            if len(rows) < asked or len(taken) > limit:
                 return taken[:limit], len(taken) > limit
             # Some came twice or only looked like what was meant. The last is read again: its twin may be the next.
             after = _position(walk, rows[-2])
 
     def _fetch(self, walk: Walk, rows: int, after: Position | None) -> Sequence[_Row]:
-        selection = walk.selection
-        where, parameters = self._where(selection)
-        shape = PageShape(where, walk.columns, walk.order, after is not None, walk.is_full_only)
+        where, parameters = self._where(walk.selection)
+        shape = PageShape(where, walk.columns, walk.order, is_next=False, is_full_only=walk.is_full_only)
         if after is not None:
-            parameters["after_at"] = _compared(where, after.stored_at)
-            parameters["after_id"] = after.trace_id
+            moment = moment_of(after.stored_at)
+            is_past_undated = moment < NO_DATE if walk.order == "newest" else moment > NO_DATE
+            shape = shape._replace(
+                where=where._replace(has_undated=where.has_undated and not is_past_undated),
+                is_next=True,
+                is_next_undated=moment == NO_DATE,
+            )
+            parameters |= {"after_at": _compared(where, after.stored_at), "after_id": after.trace_id}
         return self._reader.execute(page_queries.page(shape), rows=rows, **parameters).all()
 
     def _counts(self, selection: Selection, field: str) -> Counter[Any]:
@@ -165,12 +172,10 @@ class Pages:
             len(needles),
             selection.has_undated,
         )
-        return where, {
-            **dict(selection.texts),
-            **{f"needle_{number}": needle for number, needle in enumerate(needles)},
-            "since": _bound(where, selection.since),
-            "until": _bound(where, selection.until),
-        }
+        parameters: dict[str, Any] = dict(selection.texts)
+        parameters |= {f"needle_{number}": needle for number, needle in enumerate(needles)}
+        parameters |= {"since": _bound(where, selection.since), "until": _bound(where, selection.until)}
+        return where, parameters
 
 
 def _metadata_walk(selection: Selection, order: Order) -> Walk:
@@ -206,7 +211,11 @@ def _position(walk: Walk, row: _Row) -> Position:
 
 
 def _compared(where: Shape, stored_at: datetime | str) -> datetime | str:
-    return sqlite_text(stored_at) if where.is_sqlite and not isinstance(stored_at, str) else stored_at
+    if isinstance(stored_at, str):
+        if not where.is_sqlite:
+            raise InvalidCursorError
+        return stored_at
+    return sqlite_text(stored_at) if where.is_sqlite else stored_at
 
 
 def _bound(where: Shape, moment: datetime) -> datetime | str:

@@ -46,8 +46,8 @@ _UUID_ID_HYPHENS: Final = (14, 23, 28, 33, 38)
 # In the order of the schemas, in which a trace that is read has its fields, too.
 FULL_COLUMNS: Final = tuple(ProviderTrace.model_fields)
 METADATA_COLUMNS: Final = tuple(ProviderTraceMetadata.model_fields)
-# What a read of metadata calls the tables, in `stored_as`.
-STORED_AS: Final[dict[Record, str]] = {ProviderTraceMetadataRecord: "metadata", ProviderTraceRecord: "full"}
+# Both tables, and what `stored_as` calls them.
+RECORDS: Final[dict[Record, str]] = {ProviderTraceMetadataRecord: "metadata", ProviderTraceRecord: "full"}
 
 
 # Reads are built once and executed on the tables themselves: building a statement of twenty columns, or going
@@ -74,7 +74,7 @@ def metadata_by_id() -> Select[Any]:
     In the metadata table, an id may stand under two dates: it is the newest.
     """
     branches = []
-    for record, name in STORED_AS.items():
+    for record, name in RECORDS.items():
         is_meant = column_of(record, "id") == bindparam("trace_id")
         branches.append(
             _newest(_visible(record, METADATA_COLUMNS).add_columns(stored_as(name)).where(is_meant), record)

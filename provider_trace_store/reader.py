@@ -9,7 +9,7 @@ from provider_trace_store import queries
 from provider_trace_store.codec import decode
 from provider_trace_store.filters import NO_DATE
 from provider_trace_store.models import ProviderTraceRecord, moment_of
-from provider_trace_store.schemas import STORED_AS, ProviderTrace, ProviderTraceMetadata, text_problem
+from provider_trace_store.schemas import STORED_AS_KEY, ProviderTrace, ProviderTraceMetadata, text_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _Trace = TypeVar("_Trace", ProviderTrace, ProviderTraceMetadata)
 
-# Shared by all traces that are read: it has every field, so that pydantic finds nothing to add when one is set.
 _FIELDS: Final = {schema: set(schema.model_fields) for schema in (ProviderTrace, ProviderTraceMetadata)}
 # Pydantic's own validates.
 _set: Final = object.__setattr__
@@ -120,7 +119,7 @@ def metadata_of(rows: Iterable[Sequence[Any]]) -> list[ProviderTraceMetadata]:
                 "created_by_id": created_by_id,
                 "last_updated_by_id": last_updated_by_id,
                 "updated_at": None if updated_at is None else moment_of(updated_at),
-                STORED_AS: stored_as,
+                STORED_AS_KEY: stored_as,
             },
         )
         for (
@@ -159,11 +158,11 @@ def _built(schema: type[_Trace], values: dict[str, Any]) -> _Trace:
 
     Args:
         schema: the class.
-        values: all of its fields, in their order, and for metadata, under `STORED_AS`, what `stored_as` returns.
+        values: all of its fields, in their order, and for metadata, under `STORED_AS_KEY`, what `stored_as` returns.
     """
     trace = schema.__new__(schema)
     _set(trace, "__dict__", values)
-    _set(trace, "__pydantic_fields_set__", _FIELDS[schema])
+    _set(trace, "__pydantic_fields_set__", _FIELDS[schema].copy())
     _set(trace, "__pydantic_extra__", None)
     _set(trace, "__pydantic_private__", None)
     return trace

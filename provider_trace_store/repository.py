@@ -140,7 +140,7 @@ class ProviderTraceRepository:
             trace_id: any text.
 
         Returns:
-            Whether there was such a trace.
+            Whether there was such a trace, and it was not deleted.
 
         Raises:
             ProviderTraceRejectedError: the database refused the change, such as by a host's trigger.

@@ -18,7 +18,7 @@ ID_PATTERN: Final = r"^provider_trace-[a-fA-F0-9]{8}"
 MAX_INDEXED_BYTES: Final = 1024
 
 # Under which key a read leaves what `ProviderTraceMetadata.stored_as` returns.
-STORED_AS: Final = "_stored_as"
+STORED_AS_KEY: Final = "_stored_as"
 
 # A day inside what `datetime` can hold, so that any session's time zone can express the value, too.
 EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
@@ -178,7 +178,7 @@ class ProviderTraceMetadata(BaseProviderTrace):
         """
         # Put there by a read. Pydantic compares private attributes, but no other keys, and iterates over no name
         # with an underscore.
-        return self.__dict__.get(STORED_AS)
+        return self.__dict__.get(STORED_AS_KEY)
 
     @classmethod
     def from_trace(cls, trace: ProviderTrace) -> Self:

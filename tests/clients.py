@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -11,12 +11,18 @@ from sqlalchemy.orm import Session
 from provider_trace_store import AsyncProviderTraceRepository, ProviderTraceRepository
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Iterable
     from contextlib import AsyncExitStack
-
+    from datetime import date
     from sqlalchemy import Executable, Result
 
-    from provider_trace_store import BulkResult, ProviderTrace, ProviderTraceMetadata
+    from provider_trace_store import (
+        BulkResult,
+        MetadataPage,
+        ProviderTrace,
+        ProviderTraceMetadata,
+        TracePage,
+    )
     from tests.servers import Database
 
 Form = Literal["sync", "async"]
@@ -33,6 +39,12 @@ class RepositoryClient(Protocol):
     async def create_many(self, traces: Iterable[ProviderTrace]) -> BulkResult:
         """Call the repository's `create_many`."""
 
+    async def delete(self, trace_id: str) -> bool:
+        """Call the repository's `delete`."""
+
+    async def restore(self, trace_id: str) -> bool:
+        """Call the repository's `restore`."""
+
     async def get(self, trace_id: str) -> ProviderTrace | None:
         """Call the repository's `get`."""
 
@@ -42,8 +54,23 @@ class RepositoryClient(Protocol):
     async def list_by_step_id(self, step_id: str) -> list[ProviderTrace]:
         """Call the repository's `list_by_step_id`."""
 
+    async def list_by_run_id(self, run_id: str, *, limit: int = ..., cursor: str | None = ...) -> TracePage:
+        """Call the repository's `list_by_run_id`."""
+
     async def get_metadata(self, trace_id: str) -> ProviderTraceMetadata | None:
         """Call the repository's `get_metadata`."""
+
+    async def list_metadata(self, **arguments: Any) -> MetadataPage:
+        """Call the repository's `list_metadata`."""
+
+    def iter_metadata(self, **arguments: Any) -> AsyncIterator[ProviderTraceMetadata]:
+        """Call the repository's `iter_metadata`; what it yields comes asynchronously in both forms."""
+
+    async def count_by(self, field: str, **filters: Any) -> dict[str | None, int]:
+        """Call the repository's `count_by`."""
+
+    async def count_by_day(self, **filters: Any) -> dict[date, int]:
+        """Call the repository's `count_by_day`."""
 
 
 class _Awaited:
@@ -58,6 +85,12 @@ class _Awaited:
     async def create_many(self, traces: Iterable[ProviderTrace]) -> BulkResult:
         return self._repository.create_many(traces)
 
+    async def delete(self, trace_id: str) -> bool:
+        return self._repository.delete(trace_id)
+
+    async def restore(self, trace_id: str) -> bool:
+        return self._repository.restore(trace_id)
+
     async def get(self, trace_id: str) -> ProviderTrace | None:
         return self._repository.get(trace_id)
 
@@ -67,8 +100,24 @@ class _Awaited:
     async def list_by_step_id(self, step_id: str) -> list[ProviderTrace]:
         return self._repository.list_by_step_id(step_id)
 
+    async def list_by_run_id(self, run_id: str, **arguments: Any) -> TracePage:
+        return self._repository.list_by_run_id(run_id, **arguments)
+
     async def get_metadata(self, trace_id: str) -> ProviderTraceMetadata | None:
         return self._repository.get_metadata(trace_id)
+
+    async def list_metadata(self, **arguments: Any) -> MetadataPage:
+        return self._repository.list_metadata(**arguments)
+
+    def iter_metadata(self, **arguments: Any) -> AsyncIterator[ProviderTraceMetadata]:
+        # Called here and not by the generator, so that what is wrong with the arguments is raised at the call.
+        return _asynchronous(self._repository.iter_metadata(**arguments))
+
+    async def count_by(self, field: str, **filters: Any) -> dict[str | None, int]:
+        return self._repository.count_by(field, **filters)
+
+    async def count_by_day(self, **filters: Any) -> dict[date, int]:
+        return self._repository.count_by_day(**filters)
 
 
 class Client:
@@ -98,7 +147,8 @@ class Client:
             options: the repository's own: `organization_id`, `actor_id`, `metadata_only`, `max_body_bytes`.
         """
         if isinstance(self.session, AsyncSession):
-            return AsyncProviderTraceRepository(self.session, **options)
+            # Tests also pass what the signatures rule out.
+            return cast("RepositoryClient", AsyncProviderTraceRepository(self.session, **options))
         return _Awaited(ProviderTraceRepository(self.session, **options))
 
     @property
@@ -132,3 +182,8 @@ class Client:
 
 async def _result(value: _Value | Awaitable[_Value]) -> _Value:
     return await value if isawaitable(value) else value
+
+
+async def _asynchronous(values: Iterable[_Value]) -> AsyncIterator[_Value]:
+    for value in values:
+        yield value

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import psycopg
 import pytest
@@ -54,7 +54,7 @@ from tests.test_repository import until_somebody_waits_for_a_lock
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.clients import Form
+    from tests.clients import Form, RepositoryClient
     from tests.servers import Database
 
 pytestmark = pytest.mark.newest
@@ -302,7 +302,7 @@ async def test_asyncpg_stores_exactly_and_isolates(postgres: Database, metadata_
             assert_result_keeps_the_secret(result)
             await session.commit()
             assert counts(await repository.create_many(traces)) == (0, len(traces), 0)
-            await assert_stored(repository, traces, metadata_only=metadata_only)
+            await assert_stored(cast("RepositoryClient", repository), traces, metadata_only=metadata_only)
     finally:
         await engine.dispose()
 

@@ -661,21 +661,39 @@ async def test_the_longest_identifiers_can_be_stored_and_found(client: Client) -
 
 def test_both_forms_have_the_same_methods_and_signatures() -> None:
     def signatures(repository: type) -> dict[str, Any]:
-        return {
+        found = {
             name: inspect.signature(function, eval_str=False)
             for name, function in inspect.getmembers(repository, inspect.isfunction)
             if not name.startswith("_")
         }
+        # Annotations are text, in which a module may have another one's name before its class's.
+        return {
+            name: (list(it.parameters.values()), str(it.return_annotation).removeprefix("bulk."))
+            for name, it in found.items()
+        }
 
-    assert signatures(ProviderTraceRepository) == signatures(AsyncProviderTraceRepository)
-    assert set(signatures(ProviderTraceRepository)) >= {
+    synchronous, asynchronous = map(signatures, (ProviderTraceRepository, AsyncProviderTraceRepository))
+    parameters, returned = synchronous.pop("iter_metadata")
+    assert asynchronous.pop("iter_metadata") == (parameters, f"Async{returned}")
+    # No coroutine function: it is not awaited, and refuses wrong arguments at the call.
+    assert not inspect.iscoroutinefunction(AsyncProviderTraceRepository.iter_metadata)
+    assert not inspect.isasyncgenfunction(AsyncProviderTraceRepository.iter_metadata)
+    assert synchronous == asynchronous
+    assert set(synchronous) == {
         "create",
+        "create_many",
+        "delete",
+        "restore",
         "get",
         "get_by_step_id",
         "list_by_step_id",
+        "list_by_run_id",
         "get_metadata",
+        "list_metadata",
+        "count_by",
+        "count_by_day",
     }
-    for name in signatures(AsyncProviderTraceRepository):
+    for name in asynchronous:
         assert inspect.iscoroutinefunction(getattr(AsyncProviderTraceRepository, name))
 
     def constructor(repository: type) -> list[tuple[str, object, object]]:

@@ -226,7 +226,9 @@ def test_an_id_that_no_column_holds_is_refused_without_repeating_it(end: str) ->
     assert "hidden" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("field", "start"), [("step_id", ""), ("id", "provider_trace-0123abcd")])
+@pytest.mark.parametrize(
+    ("field", "start"), [("step_id", ""), ("run_id", ""), ("agent_id", ""), ("id", "provider_trace-0123abcd")]
+)
 def test_indexed_text_may_take_1024_bytes_and_no_more(field: str, start: str) -> None:
     room = 1024 - len(start)
     fits = start + "é" * (room // 2) + "x" * (room % 2)

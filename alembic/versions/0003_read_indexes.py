@@ -1,11 +1,13 @@
 """Index what the reads of many traces walk along: tenant and date, run, agent.
 
-`(organization_id, created_at, id)` of provider_traces, as provider_trace_metadata has it; `(run_id)` and `(agent_id)`
-of both. What each costs in bytes and in writes is in docs/scale.md.
+`(organization_id, created_at, id)` of provider_traces, as provider_trace_metadata has it; `(run_id)` and
+`(agent_id, created_at)` of both. What each costs in bytes and in writes is in docs/scale.md.
 
 What it locks, and for how long:
 
 - Table without rows: SHARE, while the empty index is made. Milliseconds.
+- provider_trace_metadata without rows, whose ids have another collation than those of an adopted provider_traces:
+  ACCESS EXCLUSIVE, while it is changed. With rows, the upgrade stops and says what to run.
 - Table with rows: no lock beyond that of a SELECT, and no index is built. The log has the statements to run, with
   CONCURRENTLY and outside of a transaction; until then, pages of that table are slow. An index of the same columns
   under another name counts.
@@ -34,7 +36,9 @@ depends_on = None
 
 def upgrade() -> None:
     """Build the indexes where there are no rows; say what to run where there are."""
-    for table in _tables():
+    tables = _tables()
+    adoption.align_collations(tables)
+    for table in tables:
         adoption.add_indexes(table)
 
 
@@ -48,13 +52,13 @@ def _tables() -> list[sa.Table]:
     return [
         _table(
             "provider_traces",
-            sa.Index("ix_provider_traces_agent_id", "agent_id"),
+            sa.Index("ix_provider_traces_agent_id_created_at", "agent_id", "created_at"),
             sa.Index("ix_provider_traces_organization_id_created_at_id", "organization_id", "created_at", "id"),
             sa.Index("ix_provider_traces_run_id", "run_id"),
         ),
         _table(
             "provider_trace_metadata",
-            sa.Index("ix_provider_trace_metadata_agent_id", "agent_id"),
+            sa.Index("ix_provider_trace_metadata_agent_id_created_at", "agent_id", "created_at"),
             sa.Index("ix_provider_trace_metadata_run_id", "run_id"),
         ),
     ]

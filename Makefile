@@ -9,10 +9,10 @@ EXTRAS := binary,sqlite,cli
 PROCESSES ?= 2
 PYTEST := python -m pytest -n $(PROCESSES) --dist worksteal
 
-.PHONY: help demo test bench lint types contracts wheel lowest clean
+.PHONY: help demo test bench bench-scale lint types contracts wheel lowest clean
 
 help: ## List the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: $(VENV)/installed ## Migrate a SQLite file, record and read traces, show them
 	$(BIN)/python examples/quickstart.py
@@ -22,6 +22,9 @@ test: $(VENV)/installed-dev ## Run all tests on SQLite and on PostgreSQL servers
 
 bench: $(VENV)/installed-dev ## Measure the package against the raw drivers (about 4 minutes)
 	$(BIN)/python -m benchmarks
+
+bench-scale: $(VENV)/installed-bench ## Measure reads at 100,000 to 10,000,000 rows, into docs/ (about 40 minutes, 20 GB)
+	$(BIN)/python -m benchmarks.scale --docs docs
 
 lint: $(VENV)/installed-dev ## Ruff: rules and format
 	$(BIN)/ruff check .
@@ -59,6 +62,10 @@ $(VENV)/installed: $(VENV)/created pyproject.toml
 $(VENV)/installed-dev: $(VENV)/created pyproject.toml
 	$(BIN)/python -m pip install --quiet --group dev --editable '.[$(EXTRAS)]'
 	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-bench: $(VENV)/installed-dev pyproject.toml
+	$(BIN)/python -m pip install --quiet --group bench
+	@touch $@
 
 .venv-lowest/installed-dev: .venv-lowest/created pyproject.toml tests/lowest.txt
 	.venv-lowest/bin/python -m pip install --quiet --group test --constraint tests/lowest.txt \

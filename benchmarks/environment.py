@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from benchmarks.bench import Bench
 
 _PACKAGES: Final = ("sqlalchemy", "pydantic", "orjson")
-_SETTINGS: Final = ("fsync", "synchronous_commit", "full_page_writes", "shared_buffers", "default_toast_compression")
+_SETTINGS: Final = (
+    "fsync",
+    "synchronous_commit",
+    "full_page_writes",
+    "shared_buffers",
+    "effective_cache_size",
+    "default_toast_compression",
+)
 
 
 def describe(bench: Bench, way: str) -> dict[str, Any]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
+from benchmarks import process
 from benchmarks.figures import Figure, Peak
-from benchmarks.measure import BenchmarkError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,22 +26,13 @@ def _peak(size: int, count: int, *, metadata: bool) -> Callable[[Bench], Peak]:
     def measure(bench: Bench) -> Peak:
         bench.empty()
         task = {
-            # By its input, as a command line is everyone's to read.
             "url": bench.url.render_as_string(hide_password=False),
             "size": size,
             "count": bench.effort.of(count),
             "metadata": metadata,
         }
-        process = subprocess.run(
-            [sys.executable, "-m", "benchmarks.memory_process"],
-            input=json.dumps(task),
-            capture_output=True,
-            check=False,
-            text=True,
-        )
-        if process.returncode:
-            raise BenchmarkError((process.stderr.strip().splitlines() or ["no output"])[-1])
+        found = process.run("benchmarks.memory_process", task)
         bench.empty()
-        return Peak(**json.loads(process.stdout))
+        return Peak(**found)
 
     return measure

@@ -77,13 +77,16 @@ class Layout:
         Args:
             as_text: whether the JSON columns come as text, which no driver parses.
         """
-        names = [
+        where = "id = %s AND organization_id = %s AND NOT is_deleted"
+        return f"SELECT {self.selected(as_text=as_text)} FROM {self.table} WHERE {where}"  # noqa: S608  (names of our own)
+
+    def selected(self, *, as_text: bool) -> str:
+        """Return the columns of what a trace has, for a SELECT; `as_text` as in `select`."""
+        return ", ".join(
             f"{column.name}::text" if as_text and key in self._json else str(column.name)
             for key, column in self._columns.items()
             if key not in _HIDDEN
-        ]
-        where = "id = %s AND organization_id = %s AND NOT is_deleted"
-        return f"SELECT {', '.join(names)} FROM {self.table} WHERE {where}"  # noqa: S608  (names of our own)
+        )
 
     def place(self, name: str) -> int:
         """Return where in a row of `select` a column stands, from 0."""

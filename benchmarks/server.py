@@ -19,7 +19,7 @@ from tests import servers
 from tests.servers import Server, ServerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 VARIABLE: Final = "PROVIDER_TRACE_STORE_BENCH_DATABASE_URL"
 
@@ -40,12 +40,13 @@ _PATIENCE: Final = 30.0
 
 
 @contextmanager
-def database(url: str | None) -> Iterator[tuple[URL, str]]:
+def database(url: str | None, settings: Mapping[str, str] | None = None) -> Iterator[tuple[URL, str]]:
     """Make an empty database, and drop it at the end, with its server where that was started here.
 
     Args:
         url: of a role that may create databases; None for an installed PostgreSQL with lz4, else Docker's, else
             the one of the tests' wheel.
+        settings: of a cluster that is made for this, besides those that all have.
 
     Yields:
         Its URL, and where the server comes from.
@@ -53,7 +54,7 @@ def database(url: str | None) -> Iterator[tuple[URL, str]]:
     Raises:
         ServerError: there is no server to be had.
     """
-    server = _find(url)
+    server = _find(url, settings or {})
     name = f"provider_trace_store_bench_{uuid4().hex[:8]}"
     try:
         created = server.create_database(name)
@@ -65,7 +66,7 @@ def database(url: str | None) -> Iterator[tuple[URL, str]]:
         server.stop()
 
 
-def _find(url: str | None) -> Server:
+def _find(url: str | None, settings: Mapping[str, str]) -> Server:
     if url:
         try:
             server = servers.discover(url).found[0]
@@ -73,10 +74,10 @@ def _find(url: str | None) -> Server:
             raise ServerError(str(error).replace(servers.VARIABLE, VARIABLE)) from None
         server.way = f"{VARIABLE} or --url"
         return server
-    return _installed() or servers.discover(None).found[-1]
+    return _installed(settings) or servers.discover(None).found[-1]
 
 
-def _installed() -> Server | None:
+def _installed(settings: Mapping[str, str]) -> Server | None:
     """Return the newest PostgreSQL of this machine that is built with lz4."""
     programs = {*map(str, Path(_DEBIAN).glob("*/bin/pg_config"))}
     if program := shutil.which("pg_config"):
@@ -91,14 +92,16 @@ def _installed() -> Server | None:
     if not found:
         return None
     major, version, binaries = max(found)
-    return Server(f"pg{major}", version, f"a new cluster of {binaries}", lambda stack: _start(stack, binaries))
+    return Server(
+        f"pg{major}", version, f"a new cluster of {binaries}", lambda stack: _start(stack, binaries, settings)
+    )
 
 
 def _output(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def _start(stack: ExitStack, binaries: Path) -> URL:
+def _start(stack: ExitStack, binaries: Path, settings: Mapping[str, str]) -> URL:
     directory = Path(tempfile.mkdtemp(prefix="bench-"))
     stack.callback(shutil.rmtree, directory, ignore_errors=True)
     owner = _unprivileged(directory)
@@ -108,10 +111,10 @@ def _start(stack: ExitStack, binaries: Path) -> URL:
         [binaries / "initdb", "--pgdata", data, *options], check=True, stdout=subprocess.DEVNULL, cwd=directory, **owner
     )
     # No port: the directory of the socket is its owner's alone.
-    settings = _SETTINGS | {"listen_addresses": "", "unix_socket_directories": str(directory)}
+    values = {**_SETTINGS, **settings, "listen_addresses": "", "unix_socket_directories": str(directory)}
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
-            [binaries / "postgres", "-D", data, *(f"--{name}={value}" for name, value in settings.items())],
+            [binaries / "postgres", "-D", data, *(f"--{name}={value}" for name, value in values.items())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

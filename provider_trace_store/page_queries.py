@@ -140,8 +140,11 @@ def counts(where: Shape, field: str) -> Select[Any]:
 
     Where there are needles, each with each text of `tags`.
     """
-    branches = [_values(where, record, field).where(*_is_between(where, record)) for record in RECORDS]
-    branches[0] = branches[0].where(*_is_in_metadata_only(where))
+    metadata, full = (
+        _values(where, record, field).where(*_is_between(where, record))
+        for record in (ProviderTraceMetadataRecord, ProviderTraceRecord)
+    )
+    branches = [metadata.where(_has_no_twin(where)), full]
     if where.has_undated:
         branches.append(_values(where, ProviderTraceRecord, field, is_dated=False).where(_has_no_date()))
     whole = union_all(*branches).subquery("counted")
@@ -164,7 +167,7 @@ def _walk_page(shape: PageShape, record: Record) -> Select[Any]:
     # As an expression, or the planner gathers what is over by an index of dates.
     is_over = _unindexed(created_at) < since if is_newest else _unindexed(created_at) >= until
     is_of_first = first >= its_value if is_newest else first <= its_value
-    is_meant = and_(_unindexed(_column(record, "organization_id") == _ORGANIZATION), *_is_chosen(where, record))
+    is_meant = and_(_is_of_tenant_unindexed(record), *_is_chosen(where, record))
     statement = _page_of(shape, record, created_at).where(begin, is_of_first, or_(is_meant, is_over))
     walk = statement.order_by(*_directed(shape, first, created_at, trace_id)).subquery("p")
     return select(walk).where(walk.c.created_at >= since if is_newest else walk.c.created_at < until)
@@ -229,8 +232,12 @@ def _is_chosen(where: Shape, record: Record) -> Iterator[ColumnElement[bool]]:
 
 
 def _is_of_tenant(where: Shape, record: Record) -> ColumnElement[bool]:
-    is_of_tenant = _column(record, "organization_id") == _ORGANIZATION
-    return _unindexed(is_of_tenant) if where.has_key else is_of_tenant
+    return _is_of_tenant_unindexed(record) if where.has_key else _column(record, "organization_id") == _ORGANIZATION
+
+
+def _is_of_tenant_unindexed(record: Record) -> ColumnElement[bool]:
+    # Of such a condition the planner assumes that half of the rows meet it, not one in two hundred.
+    return func.coalesce(_column(record, "organization_id") == _ORGANIZATION, false())
 
 
 def _is_between(where: Shape, record: Record) -> Iterator[ColumnElement[bool]]:
@@ -242,10 +249,7 @@ def _is_between(where: Shape, record: Record) -> Iterator[ColumnElement[bool]]:
 
 
 def _unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return a column, or a condition, as an expression that no index has, so that the choice is left to the others.
-
-    Of a condition, the planner then assumes that half of the rows meet it, which is nearer than one in two hundred.
-    """
+    """Return a column as an expression, which no index has, so that the choice is left to the others."""
     return func.coalesce(column, column)
 
 
@@ -253,20 +257,20 @@ def _has_no_date() -> ColumnElement[bool]:
     return _column(ProviderTraceRecord, "created_at").is_(None)
 
 
-def _is_in_metadata_only(where: Shape) -> Iterator[ColumnElement[bool]]:
+def _has_no_twin(where: Shape) -> ColumnElement[bool]:
     full = partial(_column, ProviderTraceRecord)
     metadata = partial(_column, ProviderTraceMetadataRecord)
-    is_same = (
-        full("id") == metadata("id"),
-        _unindexed(full("organization_id") == _ORGANIZATION),
-        full("is_deleted") == false(),
-    )
     is_of_date = _unindexed(full("created_at")) == metadata("created_at")
     if where.has_undated:
         is_of_date |= and_(_has_no_date(), metadata("created_at") == _no_date(where))
+    twin = select(literal(1)).where(
+        full("id") == metadata("id"),
+        _is_of_tenant_unindexed(ProviderTraceRecord),
+        full("is_deleted") == false(),
+        is_of_date,
+    )
     # With an offset, it stays a look at the primary key for each row; a join may read all of the other table.
-    twin = select(literal(1)).where(*is_same, is_of_date).offset(literal_column("0"))
-    yield ~twin.correlate(_TABLES[ProviderTraceMetadataRecord]).exists()
+    return ~twin.offset(literal_column("0")).correlate(_TABLES[ProviderTraceMetadataRecord]).exists()
 
 
 def _column(record: Record, name: str) -> ColumnElement[Any]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterable
     from contextlib import AsyncExitStack
     from datetime import date
+
     from sqlalchemy import Executable, Result
 
     from provider_trace_store import (

@@ -363,7 +363,7 @@ async def _beside(form: Form, write: Callable[[int], Any], number: int) -> Any:
 
 def bulky(size: int, first: int = 0) -> list[ProviderTrace]:
     """Return traces of which each takes 10 KB on the disk in both modes, as they cannot be compressed."""
-    return [a_trace(number, agent_id=secrets.token_hex(5_000)) for number in range(first, first + size)]
+    return [a_trace(number, user_id=secrets.token_hex(5_000)) for number in range(first, first + size)]
 
 
 async def fill_up(

@@ -37,6 +37,11 @@ TABLES = {"provider_traces", "provider_trace_metadata"}
 TOGETHER = 8
 
 
+def indexes_of(connection: Connection) -> set[str | None]:
+    inspector = inspect(connection)
+    return {index["name"] for table in tables_of(connection) for index in inspector.get_indexes(table)}
+
+
 def tables_of(connection: Connection) -> set[str]:
     return set(inspect(connection).get_table_names()) - {VERSION_TABLE}
 
@@ -85,17 +90,19 @@ def test_every_migration_tells_the_operator_what_it_locks() -> None:
 
 def test_every_step_goes_up_down_and_up_again(empty_database: Database) -> None:
     with empty_database.engine().connect() as connection:
-        for revision, tables in zip(REVISIONS, [{"provider_traces"}, TABLES], strict=True):
-            before = tables_of(connection)
+        for revision, tables in zip(REVISIONS, [{"provider_traces"}, TABLES, TABLES], strict=True):
+            before = tables_of(connection), indexes_of(connection)
             connection.commit()
             upgrade(connection, revision)
-            assert (current(connection), tables_of(connection)) == (revision, tables)
+            after = tables_of(connection), indexes_of(connection)
+            assert (current(connection), after[0]) == (revision, tables)
+            assert after != before
             connection.commit()
             downgrade(connection, "-1")
-            assert tables_of(connection) == before
+            assert (tables_of(connection), indexes_of(connection)) == before
             connection.commit()
             upgrade(connection, revision)
-            assert tables_of(connection) == tables
+            assert (tables_of(connection), indexes_of(connection)) == after
             connection.commit()
 
 

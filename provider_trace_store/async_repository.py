@@ -110,7 +110,10 @@ class AsyncProviderTraceRepository:
     def iter_metadata(
         self, *, order: Order = "newest", **filters: Unpack[TraceFilters]
     ) -> AsyncIterator[ProviderTraceMetadata]:
-        """Return an iterator over the metadata of all traces; see `ProviderTraceRepository.iter_metadata`."""
+        """Return an iterator over the metadata of all traces; see `ProviderTraceRepository.iter_metadata`.
+
+        Its arguments are checked at the call, before the first is awaited.
+        """
         return self._one_by_one(self._repository.iter_metadata(order=order, **filters))
 
     async def count_by(self, field: str, **filters: Unpack[TraceFilters]) -> dict[str | None, int]:

@@ -46,7 +46,7 @@ class ProviderTraceRepository:
     usable, on a connection that still works.
 
     Args:
-        session: the host's session; of its binds, the one of the package's tables is used.
+        session: the host's session; of its binds, the one of the package's tables is used, which are in one database.
         organization_id: the tenant that owns what is written and whose rows are read: text of 1 to 1,024
             bytes. No method takes another.
         actor_id: who writes, for traces that do not say so themselves.

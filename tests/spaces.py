@@ -11,11 +11,11 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import bindparam, text
 
-from provider_trace_store import ProviderTrace, ProviderTraceMetadata
+from provider_trace_store import ProviderTrace, ProviderTraceMetadata, ProviderTraceStoreError
 from tests.batches import TABLES, run_script
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Awaitable, Iterable, Iterator, Sequence
 
     from tests.clients import Client, RepositoryClient
     from tests.conftest import Databases
@@ -54,6 +54,18 @@ def allow_undated(database: Database) -> None:
         "UPDATE sqlite_schema SET sql = replace(sql, 'created_at DATETIME DEFAULT CURRENT_TIMESTAMP NOT NULL',"
         " 'created_at DATETIME DEFAULT CURRENT_TIMESTAMP') WHERE name = 'provider_traces'",
     )
+
+
+def the_metadata_of(trace: ProviderTrace) -> ProviderTraceMetadata:
+    """Return what a read of a trace's metadata must equal."""
+    return ProviderTraceMetadata(**{name: getattr(trace, name) for name in ProviderTraceMetadata.model_fields})
+
+
+async def error_of(call: Awaitable[Any]) -> BaseException:
+    """Return the error of ours that a call ends with."""
+    with pytest.raises(ProviderTraceStoreError) as caught:
+        await call
+    return caught.value
 
 
 class Space:

@@ -48,11 +48,16 @@ def allow_undated(database: Database) -> None:
     if database.backend == "postgresql":
         run_script(database, "ALTER TABLE provider_traces ALTER COLUMN created_at DROP NOT NULL")
         return
+    # Each release of SQLAlchemy writes the default in its own way.
+    declared = "created_at DATETIME DEFAULT {} NOT NULL"
     run_script(
         database,
         "PRAGMA writable_schema = ON",
-        "UPDATE sqlite_schema SET sql = replace(sql, 'created_at DATETIME DEFAULT CURRENT_TIMESTAMP NOT NULL',"
-        " 'created_at DATETIME DEFAULT CURRENT_TIMESTAMP') WHERE name = 'provider_traces'",
+        *(
+            f"UPDATE sqlite_schema SET sql = replace(sql, '{declared.format(default)}', 'created_at DATETIME')"  # noqa: S608  (constants)
+            " WHERE name = 'provider_traces'"
+            for default in ("CURRENT_TIMESTAMP", "(CURRENT_TIMESTAMP)")
+        ),
     )
 
 

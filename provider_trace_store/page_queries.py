@@ -34,6 +34,7 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    true,
     tuple_,
     type_coerce,
     union_all,
@@ -170,7 +171,10 @@ def _walk_page(shape: PageShape, record: Record) -> Select[Any]:
     is_meant = and_(_is_of_tenant_unindexed(record), *_is_chosen(where, record))
     statement = _page_of(shape, record, created_at).where(begin, is_of_first, or_(is_meant, is_over))
     walk = statement.order_by(*_directed(shape, first, created_at, trace_id)).subquery("p")
-    return select(walk).where(walk.c.created_at >= since if is_newest else walk.c.created_at < until)
+    is_beyond_range = walk.c.created_at < since if is_newest else walk.c.created_at >= until
+    # So said, it is taken to leave most rows, of which the page needs no more than a part: the tables are then merged
+    # row by row. Otherwise all of it is read, from each.
+    return select(walk).where(is_beyond_range.is_not(true()))
 
 
 def _key_page(shape: PageShape, record: Record) -> Select[Any]:

@@ -185,20 +185,20 @@ def _metadata_walk(selection: Selection, order: Order) -> Walk:
 
 
 def _merged(walk: Walk, taken: list[_Row], rows: Sequence[_Row]) -> list[_Row]:
-    """Return rows with more rows, each trace once, and without those that only look like having the tag."""
+    """Return rows with the rows that follow, each trace once, without those that only look like having the tag."""
     if (tag := walk.selection.agent_tag) is not None:
         place = walk.columns.index("agent_tags")
         rows = [row for row in rows if _has_tag(row[place], tag)]
-    if not taken and len({row[-1] for row in rows}) <= 1:
-        # Of one table, as nearly always.
-        return list(rows)
     place_of_date, place_of_id = walk.places
-    found = {}
-    for row in (*taken, *rows):
-        key = row[place_of_date], row[place_of_id]
-        if row[-1] == "full" or key not in found:
-            found[key] = row
-    return list(found.values())
+    last_id = taken[-1][place_of_id] if taken else None
+    for row in rows:
+        # The two of a trace in both tables stand side by side.
+        if row[place_of_id] != last_id or row[place_of_date] != taken[-1][place_of_date]:
+            taken.append(row)
+            last_id = row[place_of_id]
+        elif row[-1] == "full":
+            taken[-1] = row
+    return taken
 
 
 def _position(walk: Walk, row: _Row) -> Position:

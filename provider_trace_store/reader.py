@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _Trace = TypeVar("_Trace", ProviderTrace, ProviderTraceMetadata)
 
-_FIELDS: Final = {schema: set(schema.model_fields) for schema in (ProviderTrace, ProviderTraceMetadata)}
 # Pydantic's own validates.
 _set: Final = object.__setattr__
 
@@ -89,7 +88,7 @@ class Reader:
             values = row._asdict()
             if values["created_at"] is None:
                 values["created_at"] = NO_DATE
-            traces.append(_built(ProviderTrace, values))
+            traces.append(_built(ProviderTrace, values, set(values)))
         return traces
 
 
@@ -101,6 +100,8 @@ def metadata_of(rows: Iterable[Sequence[Any]]) -> list[ProviderTraceMetadata]:
     """
     # Agents have few tags, and lists of them are decoded once.
     lists: dict[str, list[str]] = {}
+    # Pydantic only ever adds to it; one for each trace would cost time and memory.
+    fields = set(ProviderTraceMetadata.model_fields)
     return [
         # Name by name, which takes half the time of a zip.
         _built(
@@ -121,6 +122,7 @@ def metadata_of(rows: Iterable[Sequence[Any]]) -> list[ProviderTraceMetadata]:
                 "updated_at": None if updated_at is None else moment_of(updated_at),
                 STORED_AS_KEY: stored_as,
             },
+            fields,
         )
         for (
             trace_id,
@@ -150,7 +152,7 @@ def _tags(text: str, lists: dict[str, list[str]]) -> Any:  # noqa: ANN401  (anot
     return tags
 
 
-def _built(schema: type[_Trace], values: dict[str, Any]) -> _Trace:
+def _built(schema: type[_Trace], values: dict[str, Any], fields: set[str]) -> _Trace:
     """Return a trace of what a row holds.
 
     It is not validated again: rows of an adopted table may be older than today's rules and must stay readable. What
@@ -158,11 +160,12 @@ def _built(schema: type[_Trace], values: dict[str, Any]) -> _Trace:
 
     Args:
         schema: the class.
-        values: all of its fields, in their order, and for metadata, under `STORED_AS_KEY`, what `stored_as` returns.
+        values: of all of its fields, in their order, and for metadata, under `STORED_AS_KEY`, what `stored_as` returns.
+        fields: the names of its fields.
     """
     trace = schema.__new__(schema)
     _set(trace, "__dict__", values)
-    _set(trace, "__pydantic_fields_set__", _FIELDS[schema].copy())
+    _set(trace, "__pydantic_fields_set__", fields)
     _set(trace, "__pydantic_extra__", None)
     _set(trace, "__pydantic_private__", None)
     return trace

@@ -24,17 +24,17 @@ _ITERSIZES: Final = (1_000, 10_000)
 
 def wanted(rows: int) -> int:
     """Return how many traces are read of a table of so many rows."""
-    return min(_WANTED, int(population.traces_of(population.LARGEST, rows)))
+    return min(_WANTED, int(population.traces_of(population.SECOND, rows)))
 
 
 def compare(bench: Bench, count: int) -> Comparison:
-    """Read traces of the largest tenant, newest first, by the package and by the driver.
+    """Read traces of a tenant that has metadata only, newest first, by the package and by the driver.
 
     Args:
         bench: where.
         count: how many.
     """
-    organization = population.organization(population.LARGEST)
+    organization = population.organization(population.SECOND)
 
     def ours() -> float:
         with Session(bench.engine) as session:
@@ -68,7 +68,7 @@ def memory(bench: Bench, count: int) -> Peak:
     """Return what memory `iter_metadata` takes in a process that does nothing else."""
     task = {
         "url": bench.url.render_as_string(hide_password=False),
-        "organization": population.organization(population.LARGEST),
+        "organization": population.organization(population.SECOND),
         "count": count,
     }
     return Peak(**process.run("benchmarks.scale.iteration_process", task))

@@ -91,6 +91,7 @@ def _position(cursor: object, query: Sequence[str | None]) -> Position:
     if flags & _IS_TEXT:
         size = int.from_bytes(start, "big")
         stored_at, rest = rest[:size].decode(), rest[size:]
+        datetime.fromisoformat(stored_at)  # as a read of such a row does: ValueError where it is no date
     else:
         stored_at = _EPOCH + int.from_bytes(start, "big", signed=True) * _MICROSECOND
     position = Position(stored_at, f"{ID_PREFIX}{UUID(bytes=rest)}" if flags & _IS_UUID else rest.decode())

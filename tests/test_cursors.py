@@ -13,10 +13,13 @@ from provider_trace_store import (
     MetadataPage,
     ProviderTraceStoreError,
 )
+from provider_trace_store.cursors import Position, encode
+from provider_trace_store.filters import selection_of
 from tests.spaces import (
     MICROSECOND,
     MOMENT,
     Space,
+    error_of,
     shared_database,
     shown,
     space,
@@ -170,3 +173,21 @@ async def test_what_is_written_between_two_pages_moves_nothing(space: Space) -> 
     second = await space.repository.list_metadata(limit=10, cursor=first.next_cursor)
     assert space.numbers(first.items) == [30, 20]
     assert space.numbers(second.items) == [15, 10, 0]
+
+
+@pytest.mark.parametrize(
+    "position",
+    [
+        Position("no date", "provider_trace-0123abcd"),
+        Position("2026-01-01\0", "provider_trace-0123abcd"),
+        Position(MOMENT, "provider_trace-\0"),
+        Position(MOMENT, "provider_trace-" + "0" * 3_000),
+    ],
+)
+async def test_a_cursor_that_somebody_made_is_refused_where_no_page_makes_it(space: Space, position: Position) -> None:
+    await space.add(space.trace(1))
+    query = ("metadata", space.organization_id, "newest", *selection_of().parts())
+    made = encode(position, query)
+    error = await error_of(space.repository.list_metadata(cursor=made))
+    assert type(error) is InvalidCursorError
+    assert error.__context__ is None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy import Connection, Index, Table
-    from sqlalchemy.engine import Inspector
+    from sqlalchemy.engine import Dialect, Inspector
     from sqlalchemy.engine.interfaces import ReflectedColumn
 
 logger: Final = logging.getLogger("provider_trace_store.migrations")
@@ -134,7 +134,7 @@ def align_collations(tables: Sequence[Table]) -> None:
     first, last = collations[0]["id"][0], collations[-1]["id"][0]
     if first == last:
         return
-    name = _quoted(connection, tables[-1])
+    name = _quoted(connection.dialect, tables[-1])
     change = f"ALTER TABLE {name} ALTER COLUMN id TYPE varchar COLLATE {first}"
     if _has_rows(connection, name):
         problem = f"its ids are in the order of {last}, those of {tables[0].fullname} in that of {first}"
@@ -149,7 +149,7 @@ def _collations(connection: Connection, table: Table) -> dict[str, tuple[str, bo
         "JOIN pg_collation ON pg_collation.oid = attcollation JOIN pg_namespace ON pg_namespace.oid = collnamespace "
         "WHERE attrelid = CAST(:name AS regclass) AND attname IN ('id', 'organization_id')"
     )
-    rows = connection.execute(statement, {"name": _quoted(connection, table)})
+    rows = connection.execute(statement, {"name": _quoted(connection.dialect, table)})
     return {column: (name, is_exact) for column, name, is_exact in rows}
 
 
@@ -192,7 +192,7 @@ def _add_indexes(connection: Connection, table: Table) -> tuple[str, int]:
     if not indexes:
         return "", logging.INFO
     # SQLite has nobody to wait for it, and nobody who reads its log.
-    if connection.dialect.name != "sqlite" and _has_rows(connection, _quoted(connection, table)):
+    if connection.dialect.name != "sqlite" and _has_rows(connection, _quoted(connection.dialect, table)):
         statements = "; ".join(_concurrently(connection, index) for index in indexes)
         return f"has rows, so it got no index: run {statements}", logging.WARNING
     for index in indexes:
@@ -299,12 +299,12 @@ def _invalid_indexes(connection: Connection, table: Table) -> set[str]:
         "SELECT relname FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
         "WHERE NOT indisvalid AND indrelid = CAST(:name AS regclass)"
     )
-    return set(connection.scalars(statement, {"name": _quoted(connection, table)}))
+    return set(connection.scalars(statement, {"name": _quoted(connection.dialect, table)}))
 
 
-def _quoted(connection: Connection, table: Table) -> str:
+def _quoted(dialect: Dialect, table: Table) -> str:
     # The preparer doubles percent signs, for a driver's statement; so does who takes text, once more.
-    return connection.dialect.identifier_preparer.format_table(table).replace("%%", "%")
+    return dialect.identifier_preparer.format_table(table).replace("%%", "%")
 
 
 def _is_served(columns: Sequence[str | None], present: list[Sequence[str | None]]) -> bool:
@@ -346,8 +346,7 @@ def _use_lz4(table: Table) -> None:
         for column in table.columns
         if isinstance(column.type, JSON)
     )
-    # The preparer doubles percent signs, for a driver's statement; so does Alembic, once more.
-    name = preparer.format_table(table).replace("%%", "%").replace(":", "\\:")
+    name = _quoted(context.dialect, table).replace(":", "\\:")
     op.execute(
         "DO $$ BEGIN IF EXISTS (SELECT FROM pg_settings WHERE name = 'default_toast_compression' "
         f"AND 'lz4' = ANY (enumvals)) THEN ALTER TABLE {name} {changes}; END IF; END $$"

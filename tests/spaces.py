@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import uuid4
 
@@ -15,7 +16,7 @@ from provider_trace_store import ProviderTrace, ProviderTraceMetadata, ProviderT
 from tests.batches import TABLES, run_script
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
     from tests.clients import Client, RepositoryClient
     from tests.conftest import Databases
@@ -71,6 +72,20 @@ async def error_of(call: Awaitable[Any]) -> BaseException:
     with pytest.raises(ProviderTraceStoreError) as caught:
         await call
     return caught.value
+
+
+async def _walked(a_page: Callable[..., Awaitable[Any]], limit: int) -> list[Any]:
+    found: list[Any] = []
+    cursor = None
+    while True:
+        page = await a_page(limit=limit, cursor=cursor)
+        found += page.items
+        cursor = page.next_cursor
+        if cursor is None:
+            assert len(page.items) <= limit
+            return found
+        assert len(page.items) == limit
+        assert len(found) < 10_000, "the pages do not end"
 
 
 class Space:
@@ -136,31 +151,11 @@ class Space:
 
     async def walk(self, limit: int, **arguments: Any) -> list[ProviderTraceMetadata]:
         """Return what all pages hold, which must be full but for the last."""
-        found: list[ProviderTraceMetadata] = []
-        cursor = None
-        while True:
-            page = await self.repository.list_metadata(limit=limit, cursor=cursor, **arguments)
-            found += page.items
-            cursor = page.next_cursor
-            if cursor is None:
-                assert len(page.items) <= limit
-                return found
-            assert len(page.items) == limit
-            assert len(found) < 10_000, "the pages do not end"
+        return await _walked(partial(self.repository.list_metadata, **arguments), limit)
 
     async def walk_run(self, run_id: str, limit: int) -> list[ProviderTrace]:
         """Return what all pages of a run hold, which must be full but for the last."""
-        found: list[ProviderTrace] = []
-        cursor = None
-        while True:
-            page = await self.repository.list_by_run_id(run_id, limit=limit, cursor=cursor)
-            found += page.items
-            cursor = page.next_cursor
-            if cursor is None:
-                assert len(page.items) <= limit
-                return found
-            assert len(page.items) == limit
-            assert len(found) < 10_000, "the pages do not end"
+        return await _walked(partial(self.repository.list_by_run_id, run_id), limit)
 
     async def iterate(self, **arguments: Any) -> list[ProviderTraceMetadata]:
         """Return what `iter_metadata` gives."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Final
+from operator import methodcaller
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from provider_trace_store.drivers import (
     blames_a_row,
@@ -30,7 +31,7 @@ from provider_trace_store.inserts import can_copy, copy_in, insert_many
 from provider_trace_store.schemas import ProviderTrace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from sqlalchemy import Connection
 
@@ -76,11 +77,23 @@ class BulkResult:
     rejected: tuple[RejectedTrace, ...] = ()
 
 
-def create_many(store: RowStore, traces: Iterable[ProviderTrace]) -> BulkResult:
+class RowSource(Protocol):
+    """What a row is made of, when its turn comes."""
+
+    @property
+    def id(self) -> str:
+        """The trace's id."""
+
+    def make(self) -> Row:
+        """Return the row; TraceEncodingError or TraceTooLargeError where it cannot be stored."""
+
+
+def create_many(store: RowStore, maker: RowMaker, traces: Iterable[ProviderTrace]) -> BulkResult:
     """Store traces as `create` would one after the other, a statement for many.
 
     Args:
         store: where.
+        maker: makes their rows.
         traces: read a chunk at a time, and never while a statement runs unless it is a list or a tuple.
 
     Raises:
@@ -88,33 +101,64 @@ def create_many(store: RowStore, traces: Iterable[ProviderTrace]) -> BulkResult:
         TableMissingError: the database has not been migrated.
         TypeError: one of them is no `ProviderTrace`.
     """
-    call = _Call(store)
-    call.write(traces)
-    return BulkResult(call.created, call.unchanged, tuple(call.rejected))
+
+    def make(trace: ProviderTrace) -> Row:
+        # Pydantic has an isinstance of its own, in Python.
+        if type(trace) is not ProviderTrace and not isinstance(trace, ProviderTrace):
+            raise TypeError(f"create_many takes ProviderTrace, not {type(trace).__name__}")
+        return maker.make(trace)
+
+    return _Call(store, make).write(traces)
+
+
+def create_rows(
+    store: RowStore,
+    sources: Sequence[RowSource],
+    on_rejected: Callable[[Row | RowSource, ProviderTraceStoreError], None],
+) -> BulkResult:
+    """Store rows of any number of organizations, by the rules of `create_many`, whose errors it has.
+
+    Args:
+        store: where.
+        sources: of the rows, which are made while the database writes.
+        on_rejected: called with each that was not stored, as its row where one could be made; the transaction may
+            still be rolled back.
+    """
+    return _Call(store, methodcaller("make"), on_rejected).write(sources)
 
 
 class _Call:
     """One call: what is counted so far, and how a chunk is written."""
 
-    def __init__(self, store: RowStore) -> None:
-        self.created = 0
-        self.unchanged = 0
-        self.rejected: list[RejectedTrace] = []
+    def __init__(
+        self,
+        store: RowStore,
+        make: Callable[[Any], Row],
+        on_rejected: Callable[[Any, ProviderTraceStoreError], None] | None = None,
+    ) -> None:
+        self._created = 0
+        self._unchanged = 0
+        self._rejected: list[RejectedTrace] = []
         self._store = store
+        self._make = make
+        self._on_rejected = on_rejected
         # A batch that is sent again is sent again as a whole: once an id was taken, look before writing.
         self._looks_first = store.takes_an_id_twice
         self._hints_left = 0
         self._copies = True
 
-    def write(self, traces: Iterable[ProviderTrace]) -> None:
+    def write(self, traces: Iterable[Any]) -> BulkResult:
         """Write all traces, a window of at most `MAX_ROWS` at a time, cut into chunks by their size."""
         # A list that another task changes meanwhile would lose traces.
         windows = _slices(tuple(traces)) if type(traces) in {list, tuple} else _pulls(iter(traces))
         for window in windows:
-            chunk = _Chunk(self._store.rows, window)
+            chunk = _Chunk(self._make, window)
             while chunk.begin():
                 self._write_chunk(chunk)
-                self.rejected += chunk.rejected
+                for trace, error in chunk.rejected:
+                    # Made around the schema, it may have no id at all.
+                    self._reject(str(getattr(trace, "id", "")), error, trace)
+        return BulkResult(self._created, self._unchanged, tuple(self._rejected))
 
     def _write_chunk(self, chunk: _Chunk) -> None:
         ids = chunk.ids_ahead() if self._looks_first else None
@@ -165,7 +209,7 @@ class _Call:
                 if ids and store.is_any_stored(connection, ids):
                     return _IDS_ARE_TAKEN
                 insert = copy_in if self._copies and can_copy(connection) else insert_many
-                return insert(connection, store.record, store.rows.fields, rows)
+                return insert(connection, store.record, store.layout.fields, rows)
         except errors_of(connection) as error:
             return error
 
@@ -202,10 +246,10 @@ class _Call:
         try:
             stored = self._store.insert(row)
         except (ProviderTraceConflictError, ProviderTraceRejectedError) as error:
-            self.rejected.append(_rejected(row.trace_id, error))
+            self._reject(row.trace_id, error, row)
         else:
-            self.created += stored is None
-            self.unchanged += stored is not None
+            self._created += stored is None
+            self._unchanged += stored is not None
 
     def _without_stored(self, connection: Connection, rows: list[Row]) -> list[Row]:
         """Settle those of the rows whose id is taken, and return the others."""
@@ -214,21 +258,27 @@ class _Call:
             if found is None:
                 rest.append(row)
             elif found.is_same:
-                self.unchanged += 1
+                self._unchanged += 1
             else:
-                self.rejected.append(RejectedTrace(row.trace_id, ProviderTraceConflictError(row.trace_id)))
+                self._reject(row.trace_id, ProviderTraceConflictError(row.trace_id), row)
         return rest
 
     def _count_written(self, connection: Connection, rows: list[Row], count: int) -> None:
         """Count what a statement wrote: all rows, unless triggers of the host's skipped some."""
         if count in {len(rows), -1}:
-            self.created += len(rows)
+            self._created += len(rows)
             return
         for row, found in zip(rows, self._find(connection, rows), strict=True):
             if found is None:
-                self.rejected.append(RejectedTrace(row.trace_id, ProviderTraceRejectedError(row.trace_id)))
+                self._reject(row.trace_id, ProviderTraceRejectedError(row.trace_id), row)
             else:
-                self.created += 1
+                self._created += 1
+
+    def _reject(self, trace_id: str, error: ProviderTraceStoreError, what: object) -> None:
+        # The traceback would keep a chunk of traces in memory for as long as the result lives, payloads and all.
+        self._rejected.append(RejectedTrace(trace_id, error.with_traceback(None)))
+        if self._on_rejected is not None:
+            self._on_rejected(what, error)
 
     def _find(self, connection: Connection, rows: list[Row]) -> list[Found | None]:
         try:
@@ -243,17 +293,17 @@ class _Chunk:
     """The rows of one statement, made while they are read, and what was set aside on the way.
 
     Args:
-        maker: makes them.
+        make: makes them.
         window: the traces; a chunk after the first one begins where the one before was full.
     """
 
-    def __init__(self, maker: RowMaker, window: Iterable[ProviderTrace]) -> None:
+    def __init__(self, make: Callable[[Any], Row], window: Iterable[Any]) -> None:
         self.is_listed = isinstance(window, tuple)
         self.rows: list[Row] = []
         self.again: list[Row] = []
-        self.rejected: list[RejectedTrace] = []
-        self._maker = maker
-        self._window: Iterable[ProviderTrace] | None = window
+        self.rejected: list[tuple[object, ProviderTraceStoreError]] = []
+        self._make = make
+        self._window: Iterable[Any] | None = window
         self._traces = iter(window)
         self._next: Row | None = None
         self._is_read = False
@@ -278,7 +328,7 @@ class _Chunk:
         return ids if joined.isascii() and "\0" not in joined else None
 
     def __iter__(self) -> Iterator[Row]:
-        rows, make = self.rows, self._maker.make
+        rows, make = self.rows, self._make
         ids: set[str] = set()
         size = 0
         if (row := self._next) is not None:
@@ -288,14 +338,10 @@ class _Chunk:
             rows.append(row)
             yield row
         for trace in self._traces:
-            # Pydantic has an isinstance of its own, in Python.
-            if type(trace) is not ProviderTrace and not isinstance(trace, ProviderTrace):
-                raise TypeError(f"create_many takes ProviderTrace, not {type(trace).__name__}")
             try:
                 row = make(trace)
             except (TraceEncodingError, TraceTooLargeError) as error:
-                # Made around the schema, it may have no id at all.
-                self.rejected.append(_rejected(str(trace.__dict__.get("id", "")), error))
+                self.rejected.append((trace, error))
                 continue
             trace_id, _, row_size = row
             size += row_size
@@ -312,15 +358,10 @@ class _Chunk:
         self._is_read = True
 
 
-def _rejected(trace_id: str, error: ProviderTraceStoreError) -> RejectedTrace:
-    # The traceback would keep a chunk of traces in memory for as long as the result lives, payloads and all.
-    return RejectedTrace(trace_id, error.with_traceback(None))
-
-
-def _slices(traces: tuple[ProviderTrace, ...]) -> Iterator[Iterable[ProviderTrace]]:
+def _slices(traces: tuple[Any, ...]) -> Iterator[Iterable[Any]]:
     return (traces[start : start + MAX_ROWS] for start in range(0, len(traces), MAX_ROWS))
 
 
-def _pulls(traces: Iterator[ProviderTrace]) -> Iterator[Iterable[ProviderTrace]]:
+def _pulls(traces: Iterator[Any]) -> Iterator[Iterable[Any]]:
     for first in traces:
         yield chain((first,), islice(traces, MAX_ROWS - 1))

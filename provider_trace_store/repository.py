@@ -6,24 +6,13 @@ from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 from provider_trace_store import bulk, deletion
-from provider_trace_store.errors import InvalidIdentifierError, InvalidLimitError
 from provider_trace_store.filters import selection_of
 from provider_trace_store.models import ProviderTraceMetadataRecord, ProviderTraceRecord
 from provider_trace_store.pages import Pages
 from provider_trace_store.reader import Reader
 from provider_trace_store.row_store import RowStore
-from provider_trace_store.rows import (
-    DEFAULT_MAX_BODY_BYTES,
-    LARGEST_MAX_BODY_BYTES,
-    NOT_CONTENT,
-    RowMaker,
-)
-from provider_trace_store.schemas import (
-    MAX_INDEXED_BYTES,
-    ProviderTrace,
-    ProviderTraceMetadata,
-    text_problem,
-)
+from provider_trace_store.rows import DEFAULT_MAX_BODY_BYTES, NOT_CONTENT, RowMaker, layout_of
+from provider_trace_store.schemas import ProviderTrace, ProviderTraceMetadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -69,11 +58,8 @@ class ProviderTraceRepository:
         metadata_only: bool = False,
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     ) -> None:
-        _check_identifier("organization_id", organization_id, MAX_INDEXED_BYTES)
-        if actor_id is not None:
-            _check_identifier("actor_id", actor_id)
-        if type(max_body_bytes) is not int or not 1 <= max_body_bytes <= LARGEST_MAX_BODY_BYTES:
-            raise InvalidLimitError("max_body_bytes", 1, LARGEST_MAX_BODY_BYTES)
+        layout = layout_of(ProviderTraceMetadata if metadata_only else ProviderTrace)
+        self._rows = RowMaker(layout, organization_id, actor_id, max_body_bytes)
         self._session = session
         self._organization_id = organization_id
         self._actor_id = actor_id
@@ -81,8 +67,7 @@ class ProviderTraceRepository:
         self._reader = Reader(session, organization_id)
         self._pages = Pages(self._reader)
         record = ProviderTraceMetadataRecord if metadata_only else ProviderTraceRecord
-        schema = ProviderTraceMetadata if metadata_only else ProviderTrace
-        self._store = RowStore(session, record, RowMaker(schema, organization_id, actor_id, max_body_bytes))
+        self._store = RowStore(session, record, layout)
 
     def create(self, trace: ProviderTrace) -> ProviderTrace | ProviderTraceMetadata:
         """Store a trace and return it as it is stored.
@@ -129,7 +114,7 @@ class ProviderTraceRepository:
             TableMissingError: the database has not been migrated.
             TypeError: one of them is no `ProviderTrace`; what was written before is in the transaction.
         """
-        return bulk.create_many(self._store, traces)
+        return bulk.create_many(self._store, self._rows, traces)
 
     def delete(self, trace_id: str) -> bool:
         """Delete a trace, so that no read returns or counts it; its row stays, and `restore` brings it back.
@@ -283,14 +268,9 @@ class ProviderTraceRepository:
         )
 
     def _create(self, trace: _Trace) -> _Trace:
-        row = self._store.rows.make(trace)
+        row = self._rows.make(trace)
         stored = self._store.insert(row)
-        bookkeeping = dict(zip(self._store.rows.fields, row.values, strict=True)) if stored is None else stored._mapping  # noqa: SLF001  (SQLAlchemy's public name)
-        return trace.model_copy(update={name: bookkeeping[name] for name in NOT_CONTENT})
-
-
-def _check_identifier(name: str, value: object, max_bytes: int | None = None) -> None:
-    if not isinstance(value, str) or not value:
-        raise InvalidIdentifierError(name, "must be text that is not empty")
-    if problem := text_problem(value, max_bytes):
-        raise InvalidIdentifierError(name, problem)
+        if stored is not None:
+            return trace.model_copy(update={name: getattr(stored, name) for name in NOT_CONTENT})
+        written = dict(zip(self._store.layout.fields, row.values, strict=True))
+        return trace.model_copy(update={name: written[name] for name in NOT_CONTENT})

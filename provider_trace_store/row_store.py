@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Row as StoredRow
     from sqlalchemy.orm import Session
 
-    from provider_trace_store.rows import Row, RowMaker
+    from provider_trace_store.rows import Row, RowLayout
 
 
 # How much of stored bodies is read at a time, to be compared.
@@ -50,14 +50,14 @@ class RowStore:
     Args:
         session: the host's.
         record: the table.
-        rows: makes its rows.
+        layout: of its rows.
     """
 
-    def __init__(self, session: Session, record: queries.Record, rows: RowMaker) -> None:
+    def __init__(self, session: Session, record: queries.Record, layout: RowLayout) -> None:
         self._session = session
         self.record = record
         self.table = queries.table_of(record)
-        self.rows = rows
+        self.layout = layout
 
     @property
     def takes_an_id_twice(self) -> bool:
@@ -85,7 +85,7 @@ class RowStore:
             with savepoint(connection):
                 if self.takes_an_id_twice and (stored := self._same(connection, row)):
                     return stored
-                count = insert_one(connection, self.record, self.rows.fields, row)
+                count = insert_one(connection, self.record, self.layout.fields, row)
                 if count == 0 and not self._same(connection, row):
                     # A trigger of the host's skipped it.
                     raise ProviderTraceRejectedError(row.trace_id)
@@ -132,7 +132,7 @@ class RowStore:
         """
         heads: defaultdict[str, list[StoredRow[Any]]] = defaultdict(list)
         lookup, parameters = queries.look_up({row.trace_id for row in rows}, connection.dialect.name)
-        for head in connection.execute(queries.heads_under(self.record, self.rows.compared, lookup), parameters):
+        for head in connection.execute(queries.heads_under(self.record, self.layout.compared, lookup), parameters):
             heads[head.id].append(head)
         found: list[Found | None] = []
         alike = []
@@ -140,9 +140,9 @@ class RowStore:
             taken = heads.get(row.trace_id)
             found.append(Found(taken[0], is_same=False) if taken else None)
             for head in taken or ():
-                if not self.rows.has_same_texts(row, head):
+                if not self.layout.has_same_texts(row, head):
                     continue
-                if head.size or self.rows.has_documents(row):
+                if head.size or self.layout.has_documents(row):
                     alike.append((len(found) - 1, row, head))
                 else:
                     found[-1] = Found(head, is_same=True)
@@ -152,7 +152,7 @@ class RowStore:
             documents = {(stored.id, stored.created_at): stored for stored in result}
             for place, row, head in part:
                 stored = documents.get((head.id, head.created_at))
-                if stored is not None and self.rows.has_same_documents(row, stored):
+                if stored is not None and self.layout.has_same_documents(row, stored):
                     found[place] = Found(head, is_same=True)
         return found
 

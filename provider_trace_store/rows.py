@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from provider_trace_store.codec import encode_utf8, same_document
-from provider_trace_store.errors import TraceEncodingError, TraceTooLargeError
+from provider_trace_store.errors import (
+    InvalidIdentifierError,
+    InvalidLimitError,
+    TraceEncodingError,
+    TraceTooLargeError,
+)
 from provider_trace_store.models import DOCUMENTS
-from provider_trace_store.schemas import BaseProviderTrace, ProviderTrace, ProviderTraceMetadata, text_problem
+from provider_trace_store.schemas import (
+    MAX_INDEXED_BYTES,
+    BaseProviderTrace,
+    ProviderTrace,
+    ProviderTraceMetadata,
+    text_problem,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Row as StoredRow
@@ -39,7 +51,7 @@ class Row(NamedTuple):
 
     Args:
         trace_id: the trace.
-        values: one for each of `RowMaker.fields`; documents as their stored text in UTF-8.
+        values: one for each of `RowLayout.fields`; documents as their stored text in UTF-8.
         size: about what it takes on the wire, in bytes.
     """
 
@@ -51,35 +63,79 @@ class Row(NamedTuple):
         return f"<Row {self.trace_id}, {self.size} bytes>"
 
 
+class RowLayout:
+    """Which columns a table's rows have, in which order, and what makes two rows the same; see `layout_of`.
+
+    Args:
+        schema: which of a trace's fields the table has.
+    """
+
+    def __init__(self, schema: type[ProviderTrace | ProviderTraceMetadata]) -> None:
+        fields = schema.model_fields
+        self.texts = tuple(name for name in fields if name not in DOCUMENTS | MOMENTS)
+        documents = tuple(name for name in fields if name in DOCUMENTS)
+        # Texts stand first, so that they are checked all at once.
+        given = (*self.texts, *documents, "created_at", "updated_at")
+        self.fields = (*given, "organization_id", "is_deleted")
+        self.values_of = itemgetter(*given)
+        self.documents = tuple(enumerate(documents, start=len(self.texts)))
+        self.actors = (given.index("created_by_id"), given.index("last_updated_by_id"))
+        self.compared = tuple(name for name in self.fields if name not in NOT_CONTENT | DOCUMENTS)
+        self._compared_of = itemgetter(*(self.fields.index(name) for name in self.compared))
+
+    def has_same_texts(self, row: Row, stored: StoredRow[Any]) -> bool:
+        """Say whether a stored row is of this organization, not deleted, and has the same content but documents.
+
+        Args:
+            row: the new one.
+            stored: its first columns are those that `compared` names.
+        """
+        return bool(self._compared_of(row.values) == stored[: len(self.compared)])
+
+    def has_same_documents(self, row: Row, stored: StoredRow[Any]) -> bool:
+        """Say whether the documents of a stored row, which come as text, are the same."""
+        return all(same_document(getattr(stored, name), row.values[place]) for place, name in self.documents)
+
+    def has_documents(self, row: Row) -> bool:
+        """Say whether a row has any document."""
+        return any(row.values[place] is not None for place, _ in self.documents)
+
+
+@cache
+def layout_of(schema: type[ProviderTrace | ProviderTraceMetadata]) -> RowLayout:
+    """Return the layout of the table of a schema."""
+    return RowLayout(schema)
+
+
 class RowMaker:
     """Makes the rows of one table of one organization from traces.
 
     Args:
-        schema: which of a trace's fields the table has.
+        layout: of the table.
         organization_id: who owns the rows.
         actor_id: who writes, where a trace does not say so itself.
         max_body_bytes: the largest document, in bytes of its stored text.
+
+    Raises:
+        InvalidIdentifierError: `organization_id` or `actor_id` is not text that a column can hold.
+        InvalidLimitError: `max_body_bytes` is out of its range.
     """
 
     def __init__(
         self,
-        schema: type[ProviderTrace | ProviderTraceMetadata],
+        layout: RowLayout,
         organization_id: str,
         actor_id: str | None = None,
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     ) -> None:
-        fields = schema.model_fields
-        self._texts = tuple(name for name in fields if name not in DOCUMENTS | MOMENTS)
-        documents = tuple(name for name in fields if name in DOCUMENTS)
-        # Texts stand first, so that they are checked all at once.
-        given = (*self._texts, *documents, "created_at", "updated_at")
-        self.fields = (*given, "organization_id", "is_deleted")
-        self._values_of = itemgetter(*given)
-        self.compared = tuple(name for name in self.fields if name not in NOT_CONTENT | DOCUMENTS)
-        self._compared_of = itemgetter(*(self.fields.index(name) for name in self.compared))
+        _check_identifier("organization_id", organization_id, MAX_INDEXED_BYTES)
+        if actor_id is not None:
+            _check_identifier("actor_id", actor_id)
+        if type(max_body_bytes) is not int or not 1 <= max_body_bytes <= LARGEST_MAX_BODY_BYTES:
+            raise InvalidLimitError("max_body_bytes", 1, LARGEST_MAX_BODY_BYTES)
+        self._layout = layout
         self._owned = (organization_id, False)
-        self._documents = tuple(enumerate(documents, start=len(self._texts)))
-        self._actors = (given.index("created_by_id"), given.index("last_updated_by_id")) if actor_id else ()
+        self._actors = layout.actors if actor_id else ()
         self._actor_id = actor_id
         self._max_body_bytes = max_body_bytes
 
@@ -94,20 +150,21 @@ class RowMaker:
             TraceTooLargeError: one of its documents is larger than `max_body_bytes`, or a text than 64 MiB.
         """
         given = trace.__dict__
+        layout = self._layout
         try:
-            found = self._values_of(given)
+            found = layout.values_of(given)
         except KeyError:
             found = ()
         if not found:
             # The schema has checked the trace, unless the object was made around it; the same below.
-            missing = next(name for name in self.fields if name not in given)
+            missing = next(name for name in layout.fields if name not in given)
             raise TraceEncodingError(missing, "is missing", given.get("id"))
         values = [*found, *self._owned]
         trace_id = values[0]
-        size = _OVERHEAD + self._checked_size(found[: len(self._texts)])
+        size = _OVERHEAD + self._checked_size(found[: len(layout.texts)])
         for place in self._actors:
             values[place] = values[place] or self._actor_id
-        for place, name in self._documents:
+        for place, name in layout.documents:
             document = values[place]
             if document is not None or name in _REQUIRED:
                 encoded = values[place] = _encoded(name, document, trace_id)
@@ -120,23 +177,6 @@ class RowMaker:
         if updated_at is not None and not _is_aware(updated_at):
             raise TraceEncodingError("updated_at", _NO_MOMENT, trace_id)
         return _new_row(Row, (trace_id, values, size))
-
-    def has_same_texts(self, row: Row, stored: StoredRow[Any]) -> bool:
-        """Say whether a stored row is of this organization, not deleted, and has the same content but documents.
-
-        Args:
-            row: the new one.
-            stored: its first columns are those that `compared` names.
-        """
-        return bool(self._compared_of(row.values) == stored[: len(self.compared)])
-
-    def has_same_documents(self, row: Row, stored: StoredRow[Any]) -> bool:
-        """Say whether the documents of a stored row, which come as text, are the same."""
-        return all(same_document(getattr(stored, name), row.values[place]) for place, name in self._documents)
-
-    def has_documents(self, row: Row) -> bool:
-        """Say whether a row has any document."""
-        return any(row.values[place] is not None for place, _ in self._documents)
 
     def _checked_size(self, texts: tuple[Any, ...]) -> int:
         """Return the bytes that the texts take; all at once, as nearly all traces are in order."""
@@ -152,18 +192,25 @@ class RowMaker:
         return size
 
     def _check_sizes(self, texts: tuple[Any, ...]) -> None:
-        for name, text in zip(self._texts, texts, strict=True):
+        for name, text in zip(self._layout.texts, texts, strict=True):
             size = len((text or "").encode())
             if size > _MAX_TEXT_BYTES:
                 raise TraceTooLargeError(name, size, _MAX_TEXT_BYTES, texts[0])
 
     def _text_error(self, texts: tuple[Any, ...]) -> TraceEncodingError:
-        for name, text in zip(self._texts, texts, strict=True):
+        for name, text in zip(self._layout.texts, texts, strict=True):
             if text is None and name not in _REQUIRED:
                 continue
             if problem := text_problem(text) if isinstance(text, str) else "is no text":
                 break
         return TraceEncodingError(name, problem or "is no text", texts[0])
+
+
+def _check_identifier(name: str, value: object, max_bytes: int | None = None) -> None:
+    if not isinstance(value, str) or not value:
+        raise InvalidIdentifierError(name, "must be text that is not empty")
+    if problem := text_problem(value, max_bytes):
+        raise InvalidIdentifierError(name, problem)
 
 
 def _is_aware(value: object) -> bool:

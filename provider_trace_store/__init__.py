@@ -7,6 +7,7 @@ from provider_trace_store.errors import (
     InvalidFilterError,
     InvalidIdentifierError,
     InvalidLimitError,
+    InvalidWriterOptionError,
     MigrationError,
     MigrationLockError,
     ProviderTraceConflictError,
@@ -19,6 +20,7 @@ from provider_trace_store.errors import (
     TraceDecodingError,
     TraceEncodingError,
     TraceTooLargeError,
+    WriterClosedError,
 )
 from provider_trace_store.filters import TraceFilters
 from provider_trace_store.models import ProviderTraceMetadataRecord, ProviderTraceRecord
@@ -31,6 +33,8 @@ from provider_trace_store.schemas import (
     TracePage,
 )
 from provider_trace_store.settings import StoreSettings
+from provider_trace_store.writer import TraceWriter
+from provider_trace_store.writer_stats import WriterStats
 
 __version__ = "0.1.0"
 
@@ -42,6 +46,7 @@ __all__ = [
     "InvalidFilterError",
     "InvalidIdentifierError",
     "InvalidLimitError",
+    "InvalidWriterOptionError",
     "MetadataPage",
     "MigrationError",
     "MigrationLockError",
@@ -64,5 +69,8 @@ __all__ = [
     "TraceFilters",
     "TracePage",
     "TraceTooLargeError",
+    "TraceWriter",
+    "WriterClosedError",
+    "WriterStats",
     "__version__",
 ]

@@ -12,6 +12,8 @@ ProviderTraceStoreError
 ├── ProviderTraceRejectedError      the database refused this row: sending it again will not help
 ├── ProviderTraceUnavailableError   the database could not do it now: sending it again may help
 ├── TableMissingError               the database has not been migrated
+├── InvalidWriterOptionError        an argument of the writer's that cannot be meant
+├── WriterClosedError               the writer was closed before
 └── MigrationError                  the tables cannot be migrated as they are
     ├── TableMismatchError          a table under one of our names is something else
     ├── TableNotEmptyError          a downgrade would drop rows
@@ -191,6 +193,27 @@ class TableMissingError(ProviderTraceStoreError):
             "provider_trace_store.migrations.upgrade(connection)"
         )
         self.table = table
+
+
+class InvalidWriterOptionError(ProviderTraceStoreError, ValueError):
+    """An argument of `TraceWriter` cannot be meant, or not together with another.
+
+    Args:
+        name: the argument, such as `on_full`.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name} {reason}")
+        self.name = name
+        self.reason = reason
+
+
+class WriterClosedError(ProviderTraceStoreError):
+    """The writer was closed: the trace was not taken."""
+
+    def __init__(self) -> None:
+        super().__init__("the writer was closed, and takes no more traces: close it when nothing submits any more")
 
 
 class MigrationError(ProviderTraceStoreError):

@@ -24,6 +24,8 @@ from provider_trace_store.schemas import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from sqlalchemy import Row as StoredRow
 
 DEFAULT_MAX_BODY_BYTES: Final = 64 * 2**20
@@ -63,6 +65,11 @@ class Row(NamedTuple):
         return f"<Row {self.trace_id}, {self.size} bytes>"
 
 
+def row_size(values: Iterable[Any]) -> int:
+    """Return about what a row's values take on the wire, in bytes."""
+    return _OVERHEAD + sum([len(value) for value in values if type(value) is str or type(value) is bytes])
+
+
 class RowLayout:
     """Which columns a table's rows have, in which order, and what makes two rows the same; see `layout_of`.
 
@@ -78,6 +85,10 @@ class RowLayout:
         given = (*self.texts, *documents, "created_at", "updated_at")
         self.fields = (*given, "organization_id", "is_deleted")
         self.values_of = itemgetter(*given)
+        self.moments = (given.index("created_at"), given.index("updated_at"))
+        self.immutable = (*self.texts, "created_at", "updated_at")
+        self.immutable_of = itemgetter(*self.immutable)
+        self.copied = (*self.immutable, *documents)
         self.documents = tuple(enumerate(documents, start=len(self.texts)))
         self.actors = (given.index("created_by_id"), given.index("last_updated_by_id"))
         self.compared = tuple(name for name in self.fields if name not in NOT_CONTENT | DOCUMENTS)
@@ -133,7 +144,7 @@ class RowMaker:
             _check_identifier("actor_id", actor_id)
         if type(max_body_bytes) is not int or not 1 <= max_body_bytes <= LARGEST_MAX_BODY_BYTES:
             raise InvalidLimitError("max_body_bytes", 1, LARGEST_MAX_BODY_BYTES)
-        self._layout = layout
+        self.layout = layout
         self._owned = (organization_id, False)
         self._actors = layout.actors if actor_id else ()
         self._actor_id = actor_id
@@ -149,8 +160,11 @@ class RowMaker:
             TraceEncodingError: it holds something that cannot be stored exactly.
             TraceTooLargeError: one of its documents is larger than `max_body_bytes`, or a text than 64 MiB.
         """
-        given = trace.__dict__
-        layout = self._layout
+        return self.make_from(trace.__dict__)
+
+    def make_from(self, given: Mapping[str, Any]) -> Row:
+        """Return the row of a trace's fields; errors as `make`."""
+        layout = self.layout
         try:
             found = layout.values_of(given)
         except KeyError:
@@ -192,13 +206,13 @@ class RowMaker:
         return size
 
     def _check_sizes(self, texts: tuple[Any, ...]) -> None:
-        for name, text in zip(self._layout.texts, texts, strict=True):
+        for name, text in zip(self.layout.texts, texts, strict=True):
             size = len((text or "").encode())
             if size > _MAX_TEXT_BYTES:
                 raise TraceTooLargeError(name, size, _MAX_TEXT_BYTES, texts[0])
 
     def _text_error(self, texts: tuple[Any, ...]) -> TraceEncodingError:
-        for name, text in zip(self._layout.texts, texts, strict=True):
+        for name, text in zip(self.layout.texts, texts, strict=True):
             if text is None and name not in _REQUIRED:
                 continue
             if problem := text_problem(text) if isinstance(text, str) else "is no text":

@@ -1,0 +1,170 @@
+"""A batch on its way into the database: one session and one transaction, and what their failure means.
+
+What may pass is tried again for as long as it takes; what will not is narrowed down to the row that is to blame, by the
+class of the error and never by its text.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from provider_trace_store.bulk import create_rows
+from provider_trace_store.drivers import blames_a_row, constraint_of, sqlstate_of
+from provider_trace_store.errors import (
+    ProviderTraceRejectedError,
+    ProviderTraceStoreError,
+    ProviderTraceUnavailableError,
+    TableMissingError,
+)
+from provider_trace_store.row_store import RowStore
+from provider_trace_store.segments import layout_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy.orm import Session
+
+    from provider_trace_store.bulk import RowSource
+    from provider_trace_store.queries import Record
+    from provider_trace_store.rows import Row
+
+# Into how many parts rows are cut that cannot be stored together.
+_PARTS: Final = 4
+# What a row may be to blame for although it reads like the database's trouble: PostgreSQL's appendix A, "Error Codes".
+_MAY_BE_THE_ROW: Final = frozenset({"57014", "53200"})  # query canceled (statement_timeout), out of memory
+
+
+class Refusal(NamedTuple):
+    """A row that the database refused for good.
+
+    Args:
+        what: the row, or what it could not be made of.
+        error: why.
+    """
+
+    what: Row | RowSource
+    error: ProviderTraceStoreError
+
+
+class Delivered(NamedTuple):
+    """What became of rows whose transaction is committed.
+
+    Args:
+        created: how many were written.
+        unchanged: how many were stored already.
+        refusals: the others.
+    """
+
+    created: int
+    unchanged: int
+    refusals: Sequence[Refusal]
+
+
+class NotNowError(Exception):
+    """The database could not store rows now.
+
+    Args:
+        kind: the name of the error's class, and its SQLSTATE.
+        advice: what somebody should do about it.
+        may_be_the_row: whether it may be one of them that is too much for it.
+    """
+
+    def __init__(self, kind: str, advice: str = "", *, may_be_the_row: bool = False) -> None:
+        super().__init__(kind)
+        self.kind = kind
+        self.advice = advice
+        self.may_be_the_row = may_be_the_row
+
+
+class NotTogetherError(Exception):
+    """The database refuses a transaction with these rows, and it is one of them that is to blame.
+
+    Args:
+        error: what is wrong with it, where it is a single one.
+    """
+
+    def __init__(self, error: ProviderTraceStoreError) -> None:
+        super().__init__()
+        self.kind = type(error).__qualname__
+        self.error = error
+
+
+def deliver(sessions: Callable[[], Session], record: Record, sources: Sequence[RowSource]) -> Delivered:
+    """Store rows in a transaction of their own.
+
+    Args:
+        sessions: makes a session.
+        record: the table.
+        sources: of the rows; at least one.
+
+    Raises:
+        NotNowError: none of them was stored, or it is not known; sending them again is safe.
+        NotTogetherError: none of them was stored, and one of them is to blame.
+    """
+    refusals: list[Refusal] = []
+    blamed: ProviderTraceStoreError | None = None
+    try:
+        with _opened(sessions, record) as session:
+            result = create_rows(
+                RowStore(session, record, layout_for(record)),
+                sources,
+                lambda what, error: refusals.append(Refusal(what, error)),
+            )
+            session.commit()
+    except NotNowError:
+        raise
+    except TableMissingError as error:
+        problem = NotNowError(type(error).__qualname__, f" ({error})")
+    except ProviderTraceUnavailableError as error:
+        problem = NotNowError(_without_id(error), may_be_the_row=error.sqlstate in _MAY_BE_THE_ROW)
+    except (DBAPIError, PoolTimeoutError, OSError, MemoryError) as error:
+        # Of the commit, which is where deferred constraints are checked.
+        problem = NotNowError(_name_of(error))
+        if blames_a_row(error):
+            blamed = ProviderTraceRejectedError(sources[0].id, sqlstate_of(error), constraint_of(error))
+    except Exception as error:  # noqa: BLE001  # a host's event, a bug: it must neither end the writer nor block it
+        problem = NotNowError(_name_of(error), may_be_the_row=True)
+    else:
+        return Delivered(result.created, result.unchanged, refusals)
+    # Outside of the handlers, so that the driver's error, which may repeat a payload, is not chained.
+    if blamed is not None:
+        raise NotTogetherError(blamed)
+    raise problem
+
+
+def parts_of(sources: Sequence[RowSource]) -> list[Sequence[RowSource]]:
+    """Cut rows that cannot be stored together into parts, in their order."""
+    step = -(-len(sources) // _PARTS)
+    return [sources[start : start + step] for start in range(0, len(sources), step)]
+
+
+def _opened(sessions: Callable[[], Session], record: Record) -> Session:
+    """Return a session that has its connection: whatever fails until then is not the rows' fault."""
+    try:
+        session = sessions()
+        try:
+            if not session.in_transaction():
+                session.begin()
+            session.connection(bind_arguments={"mapper": record})
+        except BaseException:
+            session.close()
+            raise
+    except Exception as error:  # noqa: BLE001  # also what a host's own hooks raise, such as one that fetches a password
+        problem = NotNowError(_name_of(error))
+    else:
+        return session
+    raise problem
+
+
+def _name_of(error: Exception) -> str:
+    state = sqlstate_of(error)
+    name = f"{type(error).__module__}.{type(error).__qualname__}"
+    return f"{name} (SQLSTATE {state})" if state else name
+
+
+def _without_id(error: ProviderTraceUnavailableError) -> str:
+    # It names the first of the rows, which may have nothing to do with it.
+    return f"{type(error).__name__} (SQLSTATE {error.sqlstate})" if error.sqlstate else type(error).__name__

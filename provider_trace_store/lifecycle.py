@@ -1,0 +1,155 @@
+"""What a process does to the writers in it: it forks, it ends, it is told to end.
+
+A process that has no handler for SIGTERM of its own would be ended by it at once. While a writer is open, it is given
+one that stores what was submitted first; the process then ends by the signal all the same. A handler of the host's,
+such as that of gunicorn, uvicorn or Celery, is left alone: it leads to an ordinary exit, which waits likewise.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+from contextlib import suppress
+from threading import Lock, Thread, current_thread, main_thread
+from time import monotonic
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+logger: Final = logging.getLogger("provider_trace_store.writer")
+
+
+class Managed(Protocol):
+    """A writer, as far as its process is concerned."""
+
+    close_timeout: float
+
+    def before_fork(self) -> None:
+        """Take all locks, so that nothing is half done in the child."""
+
+    def after_fork_in_parent(self) -> None:
+        """Let them go."""
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew: everything so far is the parent's."""
+
+    def flush(self, timeout: float) -> bool:
+        """Store what was submitted."""
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Store what was submitted, and take no more."""
+
+
+class _Writers:
+    """The open writers of this process."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._open: list[Managed] = []
+        self._hooked = False
+        self._handles_sigterm = False
+        self._is_ending = False
+
+    def add(self, writer: Managed, *, handle_sigterm: bool) -> None:
+        with self._lock:
+            self._open.append(writer)
+            if not self._hooked:
+                self._hooked = True
+                atexit.register(self._at_exit)
+                if hasattr(os, "register_at_fork"):
+                    os.register_at_fork(
+                        before=self._before_fork,
+                        after_in_parent=self._after_fork_in_parent,
+                        after_in_child=self._after_fork_in_child,
+                    )
+            # Only the main thread may set a handler.
+            if (
+                handle_sigterm
+                and current_thread() is main_thread()
+                and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+            ):
+                signal.signal(signal.SIGTERM, self._on_sigterm)
+                self._handles_sigterm = True
+
+    def remove(self, writer: Managed) -> None:
+        with self._lock:
+            self._open = [other for other in self._open if other is not writer]
+            is_last = not self._open
+        if is_last and self._handles_sigterm and not self._is_ending and current_thread() is main_thread():
+            self._handles_sigterm = False
+            if signal.getsignal(signal.SIGTERM) == self._on_sigterm:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _at_exit(self) -> None:
+        _close_all(self._open)
+
+    def _on_sigterm(self, number: int, _: FrameType | None) -> None:
+        if self._is_ending:
+            # All is done, or somebody cannot wait.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        self._is_ending = True
+        # The thread that is interrupted here may hold a writer's lock: it must go on meanwhile.
+        ending = Thread(target=self._end, args=(number,), name="provider_trace_store.sigterm", daemon=True)
+        try:
+            ending.start()
+        except RuntimeError:
+            self._on_sigterm(number, None)
+
+    def _end(self, number: int) -> None:
+        with suppress(Exception):
+            _flush_all(self._open)
+            _close_all(self._open)
+        os.kill(os.getpid(), number)
+
+    def _before_fork(self) -> None:
+        for writer in self._open:
+            writer.before_fork()
+
+    def _after_fork_in_parent(self) -> None:
+        for writer in reversed(self._open):
+            writer.after_fork_in_parent()
+
+    def _after_fork_in_child(self) -> None:
+        self._lock = Lock()
+        self._is_ending = False
+        for writer in self._open:
+            writer.after_fork_in_child()
+
+
+def _flush_all(writers: list[Managed]) -> None:
+    end = monotonic() + max((writer.close_timeout for writer in writers), default=0.0)
+    for writer in writers:
+        writer.flush(max(0.0, min(writer.close_timeout, end - monotonic())))
+
+
+def _close_all(writers: list[Managed]) -> None:
+    # One time for all of them.
+    end = monotonic() + max((writer.close_timeout for writer in writers), default=0.0)
+    for writer in list(writers):
+        try:
+            writer.close(max(0.0, min(writer.close_timeout, end - monotonic())))
+        except Exception as error:  # noqa: BLE001  # the others are closed all the same
+            logger.error("a writer was not closed: %s", type(error).__qualname__)  # noqa: TRY400  (no traceback: see errors)
+
+
+_writers: Final = _Writers()
+
+
+def manage(writer: Managed, *, handle_sigterm: bool) -> None:
+    """Look after a writer until `release`.
+
+    Args:
+        writer: which.
+        handle_sigterm: whether SIGTERM is to wait for it, where nobody else handles that.
+    """
+    _writers.add(writer, handle_sigterm=handle_sigterm)
+
+
+def release(writer: Managed) -> None:
+    """Look after a writer no more."""
+    _writers.remove(writer)

@@ -1,0 +1,79 @@
+"""The part of a writer that belongs to one process: what takes traces, what holds them, the thread that sends them."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from provider_trace_store.intake import Intake
+from provider_trace_store.ledger import Ledger
+from provider_trace_store.sender import Sender
+from provider_trace_store.spool import Spool
+from provider_trace_store.worker import Worker
+from provider_trace_store.writer_stats import Occasionally
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from threading import Lock
+
+    from sqlalchemy.orm import Session
+
+    from provider_trace_store.instruments import Instruments
+    from provider_trace_store.rows import RowMaker
+    from provider_trace_store.schemas import BaseProviderTrace
+    from provider_trace_store.writer_options import WriterOptions
+    from provider_trace_store.writer_stats import WriterStats
+
+logger: Final = logging.getLogger("provider_trace_store.writer")
+
+
+class Pipeline:
+    """Takes traces from any thread, and sends them in one of its own, which starts with the first of them.
+
+    Args:
+        options: how it is to work.
+        sessions: makes sessions, which are used one after the other.
+        instruments: told of what it does.
+    """
+
+    def __init__(self, options: WriterOptions, sessions: Callable[[], Session], instruments: Instruments) -> None:
+        self._spool = Spool(options, options.spool_dir) if options.spool_dir else None
+        self._ledger = Ledger(options)
+        occasionally = Occasionally(logger)
+        self._intake = Intake(options, self._ledger, self._spool, occasionally)
+        rejects = self._spool.rejects if self._spool else None
+        sender = Sender(options, sessions, rejects, instruments, occasionally)
+        self._worker = Worker(options, self._ledger, self._spool, sender, occasionally)
+
+    @property
+    def stats(self) -> WriterStats:
+        """The counters, of one moment."""
+        return self._ledger.stats(self._spool.size if self._spool else 0)
+
+    @property
+    def locks(self) -> list[Lock]:
+        """All locks, in the order in which they are taken."""
+        return [*([self._spool.reading, self._spool.lock] if self._spool else []), self._ledger.lock]
+
+    def start(self) -> None:
+        """Start the thread before the first trace, for what a dead process left in the spool."""
+        self._worker.start()
+
+    def submit(self, trace: BaseProviderTrace, maker: RowMaker) -> None:
+        """Take a trace, and return before it is stored; WriterClosedError where it was not taken."""
+        self._intake.submit(trace, maker)
+        if not self._worker.is_started:
+            self._worker.start()
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until all that was submitted before is stored, unchanged or rejected, and return whether it is."""
+        return self._ledger.flush(timeout)
+
+    def close(self, timeout: float) -> bool:
+        """Take no more, store what was taken, leave the rest to the spool, and return whether there was no rest."""
+        return self._worker.close(timeout)
+
+    def abandon(self) -> None:
+        """Forget everything, in a forked child: it is the parent's."""
+        if self._spool is not None:
+            self._spool.abandon()

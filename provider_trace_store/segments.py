@@ -1,0 +1,346 @@
+"""One file of the spool: rows that wait for the database, in the order in which they came, in a SQLite database.
+
+The table is the package's own, `provider_traces` or `provider_trace_metadata`, so that a repository on the file reads
+it; only its secondary indexes are left out. How far the rows have been stored is SQLite's `user_version`, the `rowid`
+of the last one; that a file is the spool's, its `application_id`.
+
+A rollback journal, which SQLite keeps and overwrites (`journal_mode=PERSIST`), is what makes an append fast here: new
+pages are not journalled, nothing is copied later, and a reader needs no memory shared with the writer.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing, contextmanager, suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.orm import class_mapper
+from sqlalchemy.schema import CreateTable
+
+from provider_trace_store.codec import decode
+from provider_trace_store.models import (
+    ProviderTraceMetadataRecord,
+    ProviderTraceRecord,
+    moment_of,
+    sqlite_text,
+)
+from provider_trace_store.queries import table_of
+from provider_trace_store.rows import Row, layout_of, row_size
+from provider_trace_store.schemas import ProviderTrace, ProviderTraceMetadata
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from provider_trace_store.queries import Record
+    from provider_trace_store.rows import RowLayout
+
+SUFFIX: Final = ".db"
+JOURNAL_SUFFIX: Final = "-journal"
+_APPLICATION_ID: Final = 0x50545353  # "PTSS"
+# Of a body of tens of kilobytes: larger pages mean fewer of them, and more to write to the journal for each append.
+_PAGE_BYTES: Final = 2**14
+# How far a hole in a damaged file is followed where its end cannot be found.
+_LARGEST_HOLE: Final = 100_000
+# SQLite's result codes (https://sqlite.org/rescode.html) that say nothing about the file's contents.
+_NOT_DAMAGE: Final = frozenset(
+    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN}
+)
+
+
+class SegmentDamagedError(Exception):
+    """A file's contents are not what was written to it."""
+
+
+class Waiting(NamedTuple):
+    """A row that waits.
+
+    Args:
+        place: its number in its file; later ones have higher ones.
+        row: as an INSERT of the database's table takes it.
+    """
+
+    place: int
+    row: Row
+
+
+class Segment:
+    """A file of the spool, open. Only one thread at a time may use it, and only the process that opened it.
+
+    Args:
+        path: of the file.
+        connection: to it.
+        record: the table that it has.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, record: Record) -> None:
+        self.path = path
+        self.record = record
+        self._connection = connection
+        self._layout = layout_for(record)
+        self._insert = insert_statement(table_of(record).name, record)
+        self._select = _select_statement(record)
+
+    @classmethod
+    def create(cls, path: Path, record: Record, *, fsync: bool) -> Segment:
+        """Make a file.
+
+        Args:
+            path: of the file, which does not exist.
+            record: the table that it is to have.
+            fsync: whether an append waits until its row would survive a loss of power.
+
+        Raises:
+            sqlite3.Error: it cannot be made.
+        """
+        connection = _connect(path)
+        try:
+            connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+            _configure(connection, fsync=fsync)
+            # Nobody else has anything to do in it, and a reader would keep an append waiting.
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("BEGIN")
+            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            connection.execute(table_statement(record))
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.close()
+            raise
+        return cls(path, connection, record)
+
+    @classmethod
+    def open(cls, path: Path) -> Segment:
+        """Open a file to read it; a transaction that its writer did not end is rolled back.
+
+        Raises:
+            SegmentDamagedError: it is none of the spool's files, or what it says of itself cannot be read.
+            sqlite3.Error: it cannot be opened now.
+        """
+        connection = _connect(path)
+        try:
+            with _damage_named():
+                _configure(connection, fsync=False)
+                [application_id] = connection.execute("PRAGMA application_id").fetchone()
+                tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        except BaseException:
+            connection.close()
+            raise
+        for record in RECORDS:
+            if application_id == _APPLICATION_ID and table_of(record).name in tables:
+                return cls(path, connection, record)
+        connection.close()
+        raise SegmentDamagedError
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Add rows in one transaction, after which a kill of the process does not cost them.
+
+        Raises:
+            sqlite3.IntegrityError: an id is in the file already; nothing was added.
+            sqlite3.Error: the disk is full or fails; likewise.
+        """
+        values = [self._values(row) for row in rows]
+        if len(values) == 1:
+            self._connection.execute(self._insert, values[0])
+            return
+        self._connection.execute("BEGIN")
+        try:
+            self._connection.executemany(self._insert, values)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def stored_up_to(self) -> int:
+        """Return the place of the last row that was stored, 0 where none was."""
+        with _damage_named():
+            [place] = self._connection.execute("PRAGMA user_version").fetchone()
+        return int(place)
+
+    def mark_stored(self, place: int) -> None:
+        """Note that all rows up to a place were stored.
+
+        Raises:
+            sqlite3.Error: the disk is full or fails; the rows are then sent once more, by the next process.
+        """
+        self._connection.execute(f"PRAGMA user_version = {int(place)}")
+
+    def count_after(self, place: int) -> int:
+        """Return how many rows there are behind a place; SegmentDamagedError where that cannot be known."""
+        statement = f"SELECT count(*) FROM {table_of(self.record).name} WHERE rowid > ?"  # noqa: S608  (a constant)
+        with _damage_named():
+            [count] = self._connection.execute(statement, (place,)).fetchone()
+        return int(count)
+
+    def read(self, after: int, max_rows: int, max_bytes: int, *, check: bool = False) -> list[Waiting]:
+        """Return rows in their order, the first one however large it is.
+
+        Args:
+            after: the place before them.
+            max_rows: the most to return.
+            max_bytes: of about so many bytes together, likewise.
+            check: whether documents must be JSON: after a loss of power SQLite may read what nobody wrote.
+
+        Raises:
+            SegmentDamagedError: they cannot be read, or are not what was written.
+        """
+        found: list[Waiting] = []
+        size = 0
+        with _damage_named(), closing(self._connection.execute(self._select, (after, max_rows))) as cursor:
+            for values in cursor:
+                waiting = self._waiting(values)
+                if check:
+                    self._check(waiting.row)
+                size += waiting.row.size
+                if found and size > max_bytes:
+                    break
+                found.append(waiting)
+        return found
+
+    def readable(self, after: int) -> Iterator[Row]:
+        """Yield the rows of a damaged file that can be read, and whose documents are JSON.
+
+        Args:
+            after: the place before them.
+        """
+        place = after
+        last = self._last_place()
+        missed = 0
+        while (last is None or place < last) and missed < _LARGEST_HOLE:
+            try:
+                for waiting in self.read(place, 1, 0, check=True):
+                    yield waiting.row
+                    place = waiting.place
+                    missed = 0
+                    break
+                else:
+                    return
+            except SegmentDamagedError:
+                place, missed = self._behind(place), missed + 1
+
+    def close(self) -> None:
+        """Close the file, which stays."""
+        with suppress(sqlite3.Error):
+            self._connection.close()
+
+    def _values(self, row: Row) -> list[Any]:
+        values = list(row.values)
+        for place in self._layout.moments:
+            if values[place] is not None:
+                values[place] = sqlite_text(moment_of(values[place]))
+        return values
+
+    def _waiting(self, found: tuple[Any, ...]) -> Waiting:
+        place, *values = found
+        for number in self._layout.moments:
+            if values[number] is not None:
+                values[number] = moment_of(values[number])
+        values[-1] = bool(values[-1])
+        return Waiting(place, Row(values[0], values, row_size(values)))
+
+    def _check(self, row: Row) -> None:
+        for place, _ in self._layout.documents:
+            if row.values[place] is not None:
+                decode(row.values[place])
+
+    def _behind(self, place: int) -> int:
+        """Return the place of the row that could not be read, as its key alone may be readable, or the next number."""
+        statement = f"SELECT min(rowid) FROM {table_of(self.record).name} WHERE rowid > ?"  # noqa: S608  (a constant)
+        with suppress(sqlite3.Error):
+            [found] = self._connection.execute(statement, (place,)).fetchone()
+            if found is not None:
+                return int(found)
+        return place + 1
+
+    def _last_place(self) -> int | None:
+        with suppress(sqlite3.Error):
+            [found] = self._connection.execute(
+                f"SELECT max(rowid) FROM {table_of(self.record).name}"  # noqa: S608  (a constant)
+            ).fetchone()
+            return int(found or 0)
+        return None
+
+
+RECORDS: Final[dict[Record, type[ProviderTrace | ProviderTraceMetadata]]] = {
+    ProviderTraceRecord: ProviderTrace,
+    ProviderTraceMetadataRecord: ProviderTraceMetadata,
+}
+
+
+def layout_for(record: Record) -> RowLayout:
+    """Return the layout of a table's rows."""
+    return layout_of(RECORDS[record])
+
+
+def delete(path: Path) -> None:
+    """Delete a file of the spool, and its journal first: without the file it would be another's."""
+    path.with_name(path.name + JOURNAL_SUFFIX).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+@cache
+def table_statement(record: Record) -> str:
+    """Return the statement that creates a table in a file of the spool."""
+    return str(CreateTable(table_of(record)).compile(dialect=sqlite.dialect()))
+
+
+def columns_of(record: Record) -> list[str]:
+    """Return the names of a table's columns, in the order of a row's values."""
+    columns = class_mapper(record).columns
+    return [columns[field].name for field in layout_for(record).fields]
+
+
+@cache
+def insert_statement(table: str, record: Record, before: tuple[str, ...] = ()) -> str:
+    """Return the statement that inserts a row, whose documents are bytes.
+
+    Args:
+        table: which has the columns of another.
+        record: the other.
+        before: columns that `table` has before those.
+    """
+    documents = {place for place, _ in layout_for(record).documents}
+    columns = columns_of(record)
+    # Text already, but for its type: nothing is decoded and encoded again.
+    values = ("CAST(? AS TEXT)" if place in documents else "?" for place in range(len(columns)))
+    names, marks = ", ".join([*before, *columns]), ", ".join([*("?" for _ in before), *values])
+    return f"INSERT INTO {table} ({names}) VALUES ({marks})"  # noqa: S608  (constants)
+
+
+@cache
+def _select_statement(record: Record) -> str:
+    documents = {place for place, _ in layout_for(record).documents}
+    names = enumerate(columns_of(record))
+    columns = (f"CAST({name} AS BLOB)" if place in documents else name for place, name in names)
+    table = table_of(record).name
+    return f"SELECT rowid, {', '.join(columns)} FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT ?"  # noqa: S608  (constants)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # Used by one thread after the other.
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
+
+
+def _configure(connection: sqlite3.Connection, *, fsync: bool) -> None:
+    connection.execute("PRAGMA journal_mode = PERSIST")
+    connection.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'OFF'}")
+    connection.execute(f"PRAGMA fullfsync = {'ON' if fsync else 'OFF'}")
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    """Turn the errors that say that a file's contents are wrong into SegmentDamagedError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        # The low byte is the primary code; Python's own errors, such as of text that is no UTF-8, have none.
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+        if code & 0xFF in _NOT_DAMAGE:
+            raise
+    except (ValueError, OverflowError, TypeError):
+        """A date that is none, or a value of another type."""
+    else:
+        return
+    raise SegmentDamagedError

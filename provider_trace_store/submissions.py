@@ -1,0 +1,110 @@
+"""A trace on its way through the writer's memory: a copy that later changes of the caller's do not reach.
+
+The copy is one block of bytes, so that its size is known to the byte and the caller's objects are let go. It is
+pickled rather than encoded: that takes a fraction of the time, and whether the documents can be stored exactly is
+found out where no caller waits. The bytes never leave the process.
+"""
+
+from __future__ import annotations
+
+import pickle
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from provider_trace_store.codec import encode_utf8
+from provider_trace_store.errors import TraceEncodingError, TraceTooLargeError
+from provider_trace_store.schemas import text_problem
+
+if TYPE_CHECKING:
+    from provider_trace_store.rows import Row, RowMaker
+    from provider_trace_store.schemas import BaseProviderTrace
+
+# What a submission takes besides its texts and documents: the object, a tuple, dates, an entry of the queue.
+_OVERHEAD: Final = 512
+_PROTOCOL: Final = 5
+
+
+class Submission:
+    """One trace of one organization, as it was when it was submitted; it becomes a row when its turn comes.
+
+    Args:
+        trace: what to copy; only the fields of the table are.
+        maker: of the organization's rows.
+    """
+
+    __slots__ = ("_documents", "_error", "_immutable", "_maker", "_row", "id", "since", "size")
+
+    def __init__(self, trace: BaseProviderTrace, maker: RowMaker) -> None:
+        given = trace.__dict__
+        layout = maker.layout
+        self._maker = maker
+        self._row: Row | None = None
+        self._error: TraceEncodingError | TraceTooLargeError | None = None
+        self.since = 0.0
+        try:
+            self.id: str = given["id"]
+            # Texts and dates do not change.
+            self._immutable = layout.immutable_of(given)
+            self._documents = _copied([given[name] for _, name in layout.documents])
+            texts = [value for value in self._immutable if type(value) is str]
+            self.size = _OVERHEAD + len(self._documents) + sum(map(len, texts))
+        except (KeyError, ValueError, RuntimeError, _OtherTypeError):
+            # It was made around the schema, holds itself, is nested deeply, is being changed by another thread, or has
+            # a type of the host's.
+            self._encode_now(trace)
+
+    def make(self) -> Row:
+        """Return the row; TraceEncodingError or TraceTooLargeError where it cannot be stored."""
+        if self._error is not None:
+            raise self._error
+        return self._row or self._maker.make_from(self._fields())
+
+    def storable_fields(self) -> dict[str, Any]:
+        """Return what can be stored of a trace whose row cannot be made, by field."""
+        layout = self._maker.layout
+        fields = self._fields()
+        for _, name in layout.documents:
+            try:
+                fields[name] = None if fields.get(name) is None else encode_utf8(fields[name])
+            except TraceEncodingError:
+                del fields[name]
+        return {name: value for name, value in fields.items() if not isinstance(value, str) or not text_problem(value)}
+
+    def _fields(self) -> dict[str, Any]:
+        layout = self._maker.layout
+        copied = pickle.loads(self._documents) if self._documents else ()  # noqa: S301  (of this process, and plain)
+        return dict(zip(layout.copied, (*self._immutable, *copied), strict=False))
+
+    def _encode_now(self, trace: BaseProviderTrace) -> None:
+        given = trace.__dict__
+        names = self._maker.layout.immutable
+        self.id = str(given.get("id", ""))
+        self.size = _OVERHEAD
+        self._documents = b""
+        self._immutable = tuple(map(given.get, names))
+        try:
+            self._row = self._maker.make(trace)
+        except (TraceEncodingError, TraceTooLargeError) as error:
+            # Without the traceback, which would keep the caller's objects.
+            self._error = error.with_traceback(None)
+        else:
+            self.size += self._row.size
+
+
+class _OtherTypeError(Exception):
+    """A document holds an object that pickle would have to ask for its contents."""
+
+
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, obj: object) -> NoReturn:  # noqa: ARG002  (pickle's)
+        # A class of the host's might run code of its own here, or take the whole application along.
+        raise _OtherTypeError
+
+
+def _copied(documents: list[Any]) -> bytes:
+    buffer = BytesIO()
+    pickler = _Pickler(buffer, _PROTOCOL)
+    # No memo, in which every text would be looked up; what holds itself is a ValueError all the same.
+    pickler.fast = True
+    pickler.dump(documents)
+    return buffer.getvalue()

@@ -1,0 +1,299 @@
+"""The writer's thread: sends what waits in memory and in the spool, in the order in which it came.
+
+As long as there is room, traces go through memory. Once there is none, they go to the spool, until the thread has
+caught up; with a durable writer all of them do. What is in memory goes before what went to the spool later, and behind
+what was there before.
+"""
+
+from __future__ import annotations
+
+import logging
+from threading import Thread
+from time import monotonic
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from provider_trace_store.delivery import Refusal
+from provider_trace_store.errors import TraceEncodingError, TraceTooLargeError
+from provider_trace_store.sender import GaveUpError
+from provider_trace_store.spool import SpoolUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from provider_trace_store.backlog import SpoolBatch
+    from provider_trace_store.ledger import Ledger
+    from provider_trace_store.rows import Row
+    from provider_trace_store.sender import Sender
+    from provider_trace_store.spool import Spool
+    from provider_trace_store.submissions import Submission
+    from provider_trace_store.writer_options import WriterOptions
+    from provider_trace_store.writer_stats import Occasionally
+
+# How often the spool is searched for files of processes that have died meanwhile, in seconds.
+ADOPTION_INTERVAL: Final = 10.0
+# How long the thread does nothing after an error that nobody has foreseen, in seconds.
+_PAUSE: Final = 1.0
+
+logger: Final = logging.getLogger("provider_trace_store.writer")
+
+
+class _Ready(NamedTuple):
+    """A row that was made before."""
+
+    row: Row
+
+    @property
+    def id(self) -> str:
+        """The trace's id."""
+        return self.row.trace_id
+
+    def make(self) -> Row:
+        """Return the row."""
+        return self.row
+
+
+class Worker:
+    """Sends what waits, in a thread of its own.
+
+    Args:
+        options: the table of what waits in memory, and how much is sent at a time.
+        ledger: where it waits, and is counted.
+        spool: where it waits, too; None for nowhere.
+        sender: sends it.
+        occasionally: logs.
+    """
+
+    def __init__(
+        self,
+        options: WriterOptions,
+        ledger: Ledger,
+        spool: Spool | None,
+        sender: Sender,
+        occasionally: Occasionally,
+    ) -> None:
+        self._options = options
+        self._ledger = ledger
+        self._spool = spool
+        self._occasionally = occasionally
+        self._sender = sender
+        sender.wait_like(gives_up=self._gives_up, pause=ledger.pause)
+        self._next_adoption = 0.0
+        self._thread: Thread | None = None
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the thread was started."""
+        return self._thread is not None
+
+    def start(self) -> None:
+        """Start the thread, unless it was; where the system has none left, the next call tries again."""
+        with self._ledger.lock:
+            if self._thread is not None or self._ledger.is_closing:
+                return
+            thread = Thread(target=self._run, name="provider_trace_store.writer", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                self._occasionally.log(logging.ERROR, "the writer's thread cannot be started")
+            else:
+                self._thread = thread
+
+    def close(self, timeout: float) -> bool:
+        """Store what was taken, and put what is left into the spool; the rest of it is lost.
+
+        Args:
+            timeout: how long to go on storing, in seconds.
+
+        Returns:
+            Whether everything is stored, unchanged or rejected.
+        """
+        ledger = self._ledger
+        with ledger.lock:
+            is_first = not ledger.is_closing
+            ledger.begin_closing(timeout)
+            thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
+        with ledger.lock:
+            ledger.is_abandoned = True
+            left = ledger.queue.empty()
+            # Each is counted again as what becomes of it.
+            ledger.counts["dropped"] += len(left)
+            ledger.progress.notify_all()
+        kept = self._kept(left)
+        if self._spool is not None:
+            self._spool.close()
+        with ledger.lock:
+            spooled = ledger.counts["spooled"]
+        if spooled and is_first:
+            logger.warning("closed with %d traces in the spool: the next writer to start there stores them", spooled)
+        if kept < len(left):
+            logger.error("closed, and %d traces were dropped: they were not stored in time", len(left) - kept)
+        return not spooled and kept == len(left)
+
+    def _kept(self, left: Sequence[Submission]) -> int:
+        """Put into the spool what was not stored when the time was up, and return how many could be."""
+        if self._spool is None:
+            return 0
+        for kept, submission in enumerate(left):
+            outcome = "spooled"
+            try:
+                row = submission.make()
+                with self._spool.lock:
+                    self._spool.append([row])
+            except (TraceEncodingError, TraceTooLargeError) as error:
+                self._sender.refuse(self._options.record, [Refusal(submission, error)])
+                outcome = "rejected"
+            except SpoolUnavailableError:
+                return kept
+            with self._ledger.lock:
+                self._ledger.counts["dropped"] -= 1
+                self._ledger.counts[outcome] += 1
+        return len(left)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                if not self._do_next():
+                    return
+            except GaveUpError:
+                return
+            except Exception as error:  # noqa: BLE001  # a bug must not end the thread, and its text may hold a payload
+                kind = type(error).__qualname__
+                self._occasionally.log(logging.ERROR, "the writer's thread goes on after an unexpected %s", kind)
+                with self._ledger.lock:
+                    self._ledger.queue.put_back()
+                self._ledger.pause(_PAUSE)
+
+    def _do_next(self) -> bool:
+        """Wait for something to do, and do it; say whether there may be more."""
+        ledger = self._ledger
+        with ledger.lock:
+            while (action := self._due(now := monotonic())) is None:
+                ledger.work.wait(self._seconds_to_wait(now))
+            batch = ledger.queue.take_batch() if action == "queue" else []
+        if batch:
+            self._write_queue(batch)
+        elif self._spool is not None and action == "spool":
+            self._write_spool(self._spool)
+        elif self._spool is not None and action == "adopt":
+            self._adopt(self._spool)
+        return action != "stop"
+
+    def _due(self, now: float) -> str | None:
+        ledger = self._ledger
+        if ledger.is_abandoned or (ledger.is_closing and now >= ledger.deadline):
+            return "stop"
+        is_later_in_spool = ledger.is_spilling and not self._options.is_durable
+        for place in ("queue", "spool") if is_later_in_spool else ("spool", "queue"):
+            if self._queue_is_due(now) if place == "queue" else self._spool_is_due(now):
+                return place
+        if ledger.is_closing:
+            return "stop"
+        return "adopt" if self._spool is not None and now >= self._next_adoption else None
+
+    def _queue_is_due(self, now: float) -> bool:
+        queue = self._ledger.queue
+        return queue.oldest is not None and (
+            self._ledger.is_urgent or queue.is_batch or now - queue.oldest >= self._options.batch_age
+        )
+
+    def _spool_is_due(self, now: float) -> bool:
+        spool, since = self._spool, self._ledger.spooled_since
+        if spool is None:
+            return False
+        if since is None or spool.has_sealed:
+            return spool.has_sealed
+        return self._ledger.is_urgent or self._is_batch(spool) or now - since >= self._options.batch_age
+
+    def _is_batch(self, spool: Spool) -> bool:
+        return spool.active_count >= self._options.batch_rows or spool.active_size >= self._options.batch_bytes
+
+    def _seconds_to_wait(self, now: float) -> float | None:
+        age = self._options.batch_age
+        waiting = (self._ledger.queue.oldest, self._ledger.spooled_since)
+        moments = [since + age for since in waiting if since is not None]
+        if self._spool is not None:
+            moments.append(self._next_adoption)
+        return max(0.0, min(moments) - now) if moments else None
+
+    def _write_queue(self, batch: Sequence[Submission]) -> None:
+        ledger = self._ledger
+        for sent in self._sender.send(self._options.record, batch):
+            with ledger.lock:
+                if ledger.is_abandoned:
+                    return
+                ledger.queue.settle(sent.sources)
+                if sent.postponed:
+                    ledger.queue.append(sent.sources[0])
+                self._note_sender()
+                ledger.settle(stored=sent.stored, unchanged=sent.unchanged, rejected=sent.rejected)
+
+    def _write_spool(self, spool: Spool) -> None:
+        ledger = self._ledger
+        if not spool.has_sealed:
+            with ledger.lock:
+                ledger.spooled_since = None
+            spool.seal()
+        batch, lost = spool.take(self._options.batch_rows, self._options.batch_bytes)
+        if lost:
+            with ledger.lock:
+                ledger.counts["spooled"] -= lost
+                ledger.counts["dropped"] += lost
+                ledger.spool_left += lost
+                ledger.progress.notify_all()
+        if batch is not None:
+            self._write_batch(spool, batch)
+            self._stop_spilling(spool)
+
+    def _write_batch(self, spool: Spool, batch: SpoolBatch) -> None:
+        ledger = self._ledger
+        sent = list(self._sender.send(batch.record, [_Ready(row) for row in batch.rows]))
+        postponed = [part.sources[0].row for part in sent if part.postponed]
+        if postponed:
+            with spool.lock:
+                spool.append(postponed)
+        spool.settle(batch)
+        with ledger.lock:
+            if ledger.is_abandoned:
+                return
+            ledger.counts["spooled"] -= len(batch.rows) - len(postponed)
+            self._note_sender()
+            if not batch.backlog.is_adopted:
+                ledger.spool_left += len(batch.rows)
+            if postponed:
+                ledger.spool_came += len(postponed)
+                ledger.spooled_since = ledger.spooled_since or monotonic()
+            ledger.settle(
+                stored=sum(part.stored for part in sent),
+                unchanged=sum(part.unchanged for part in sent),
+                rejected=sum(part.rejected for part in sent),
+            )
+
+    def _note_sender(self) -> None:
+        self._ledger.counts["retries"] = self._sender.retries
+        self._ledger.postponed = self._sender.postponed
+
+    def _stop_spilling(self, spool: Spool) -> None:
+        """Let traces go through memory again, where the spool holds no more than one batch, which goes first."""
+        ledger = self._ledger
+        if self._options.is_durable or not ledger.is_spilling:
+            return
+        with spool.lock, ledger.lock:
+            if not spool.has_sealed and not self._is_batch(spool) and ledger.queue.is_half_empty:
+                ledger.is_spilling = False
+
+    def _adopt(self, spool: Spool) -> None:
+        adopted = spool.adopt()
+        with self._ledger.lock:
+            self._next_adoption = monotonic() + ADOPTION_INTERVAL
+            for name in ("adopted", "accepted", "spooled"):
+                self._ledger.counts[name] += adopted
+
+    def _gives_up(self) -> bool:
+        """Say whether it is time to stop after a failure: what the spool has, or can take, need not wait for more."""
+        ledger = self._ledger
+        with ledger.lock:
+            if ledger.is_abandoned:
+                return True
+            return ledger.is_closing and (self._spool is not None or monotonic() >= ledger.deadline)

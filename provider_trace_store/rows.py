@@ -145,6 +145,7 @@ class RowMaker:
         if type(max_body_bytes) is not int or not 1 <= max_body_bytes <= LARGEST_MAX_BODY_BYTES:
             raise InvalidLimitError("max_body_bytes", 1, LARGEST_MAX_BODY_BYTES)
         self.layout = layout
+        self.organization_id = organization_id
         self._owned = (organization_id, False)
         self._actors = layout.actors if actor_id else ()
         self._actor_id = actor_id

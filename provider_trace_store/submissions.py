@@ -8,6 +8,7 @@ found out where no caller waits. The bytes never leave the process.
 from __future__ import annotations
 
 import pickle
+from contextlib import suppress
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -16,6 +17,8 @@ from provider_trace_store.errors import TraceEncodingError, TraceTooLargeError
 from provider_trace_store.schemas import text_problem
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from provider_trace_store.rows import Row, RowMaker
     from provider_trace_store.schemas import BaseProviderTrace
 
@@ -32,7 +35,7 @@ class Submission:
         maker: of the organization's rows.
     """
 
-    __slots__ = ("_documents", "_error", "_immutable", "_maker", "_row", "id", "since", "size")
+    __slots__ = ("_documents", "_error", "_immutable", "_maker", "_row", "_storable", "id", "since", "size")
 
     def __init__(self, trace: BaseProviderTrace, maker: RowMaker) -> None:
         given = trace.__dict__
@@ -60,15 +63,16 @@ class Submission:
         return self._row or self._maker.make_from(self._fields())
 
     def storable_fields(self) -> dict[str, Any]:
-        """Return what can be stored of a trace whose row cannot be made, by field."""
-        layout = self._maker.layout
+        """Return what can be stored of a trace whose row cannot be made, by field; documents as their stored text."""
         fields = self._fields()
-        for _, name in layout.documents:
-            try:
-                fields[name] = None if fields.get(name) is None else encode_utf8(fields[name])
-            except TraceEncodingError:
-                del fields[name]
-        return {name: value for name, value in fields.items() if not isinstance(value, str) or not text_problem(value)}
+        names = [name for _, name in self._maker.layout.documents]
+        texts = {
+            name: value
+            for name, value in fields.items()
+            if name not in names and not (isinstance(value, str) and text_problem(value))
+        }
+        documents = self._storable if self._error is not None else _encoded(fields, names)
+        return {**texts, **documents, "organization_id": self._maker.organization_id, "is_deleted": False}
 
     def _fields(self) -> dict[str, Any]:
         layout = self._maker.layout
@@ -77,18 +81,28 @@ class Submission:
 
     def _encode_now(self, trace: BaseProviderTrace) -> None:
         given = trace.__dict__
-        names = self._maker.layout.immutable
+        layout = self._maker.layout
         self.id = str(given.get("id", ""))
         self.size = _OVERHEAD
         self._documents = b""
-        self._immutable = tuple(map(given.get, names))
+        self._immutable = tuple(map(given.get, layout.immutable))
         try:
             self._row = self._maker.make(trace)
+            self.size += self._row.size
         except (TraceEncodingError, TraceTooLargeError) as error:
             # Without the traceback, which would keep the caller's objects.
             self._error = error.with_traceback(None)
-        else:
-            self.size += self._row.size
+            self._storable = _encoded(given, [name for _, name in layout.documents])
+            self.size += sum(map(len, self._storable.values()))
+
+
+def _encoded(fields: Mapping[str, Any], names: Sequence[str]) -> dict[str, bytes]:
+    documents: dict[str, bytes] = {}
+    for name in names:
+        if (document := fields.get(name)) is not None:
+            with suppress(TraceEncodingError):
+                documents[name] = encode_utf8(document)
+    return documents
 
 
 class _OtherTypeError(Exception):

@@ -76,7 +76,7 @@ class Worker:
         self._spool = spool
         self._occasionally = occasionally
         self._sender = sender
-        sender.wait_like(gives_up=self._gives_up, pause=ledger.pause)
+        sender.wait_like(gives_up=self._gives_up, pause=self._pause)
         self._next_adoption = 0.0
         self._thread: Thread | None = None
 
@@ -269,6 +269,11 @@ class Worker:
                 unchanged=sum(part.unchanged for part in sent),
                 rejected=sum(part.rejected for part in sent),
             )
+
+    def _pause(self, seconds: float) -> None:
+        with self._ledger.lock:
+            self._note_sender()
+        self._ledger.pause(seconds)
 
     def _note_sender(self) -> None:
         self._ledger.counts["retries"] = self._sender.retries

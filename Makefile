@@ -20,7 +20,7 @@ demo: $(VENV)/installed ## Migrate a SQLite file, record and read traces, show t
 test: $(VENV)/installed-dev ## Run all tests on SQLite and on PostgreSQL servers of their own
 	$(BIN)/$(PYTEST) -m "not wheel"
 
-bench: $(VENV)/installed-dev ## Measure the package against the raw drivers (about 4 minutes)
+bench: $(VENV)/installed-dev ## Measure the package against the raw drivers (about 8 minutes)
 	$(BIN)/python -m benchmarks
 
 bench-scale: $(VENV)/installed-bench ## Measure reads at 100,000 to 10,000,000 rows, into docs/ (about 40 minutes, 20 GB)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from benchmarks.bench import Bench
+    from benchmarks.latency import Latencies, Percentiles
     from benchmarks.measure import Comparison
 
 
@@ -37,12 +38,13 @@ class Figure:
         name: what `--only` calls it.
         title: what is compared.
         measure: measures it, on a database whose tables may hold anything.
-        at_least: what it must come to: a ratio, or of memory MB at most; None where nothing is asked for.
+        at_least: what it must come to: a ratio; or at most, of memory MB, of latencies both percentiles or p99 alone,
+            in microseconds. None where nothing is asked for.
         aim: what it should come to, likewise.
     """
 
     name: str
     title: str
-    measure: Callable[[Bench], Comparison | Peak]
-    at_least: float | None = None
-    aim: float | None = None
+    measure: Callable[[Bench], Comparison | Peak | Latencies]
+    at_least: float | Percentiles | None = None
+    aim: float | Percentiles | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks import bulk, isolation, lite, memory, single
+from benchmarks import bulk, isolation, lite, memory, single, writer
 
 if TYPE_CHECKING:
     from benchmarks.figures import Figure
@@ -18,4 +18,5 @@ def figures() -> list[Figure]:
         *single.figures(),
         *lite.figures(),
         *memory.figures(),
+        *writer.figures(),
     ]

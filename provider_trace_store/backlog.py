@@ -93,26 +93,39 @@ class Backlog:
         found = self._segment.read(self._place, max_rows, max_bytes, check=self.is_adopted)
         if found:
             return SpoolBatch(self._segment.record, [one.row for one in found], found[-1].place, self)
-        if self.files[0].count:
+        if self.files[0].count > 0:
             # It says that all was read, and what was appended says otherwise.
             raise SegmentDamagedError
         self._finish()
         return None
 
-    def settle(self, batch: SpoolBatch) -> None:
-        """Note that all rows of a batch are stored, or were refused for good."""
+    def settle(self, batch: SpoolBatch) -> int:
+        """Note that all rows of a batch are stored, or were refused for good.
+
+        Returns:
+            How many rows there are that nobody has counted, as an append was interrupted between the two.
+        """
         if self._segment is None:
             # It was closed meanwhile, for the next process to read.
-            return
+            return 0
         with self._lock:
             self._lessen(len(batch.rows), sum(row.size for row in batch.rows))
         self._place = batch.place
+        # Where the disk is full, they are sent once more, after the next start.
+        with suppress(sqlite3.Error):
+            self._segment.mark_stored(batch.place)
         if self.files[0].count > 0:
-            # Where the disk is full, they are sent once more, after the next start.
-            with suppress(sqlite3.Error):
-                self._segment.mark_stored(batch.place)
+            return 0
+        # A file is not deleted because of a number in memory.
+        uncounted = 0
+        with suppress(SegmentDamagedError):
+            uncounted = self._segment.count_after(batch.place)
+        if uncounted:
+            with self._lock:
+                self._lessen(-uncounted, 0)
         else:
             self._finish()
+        return uncounted
 
     def give_up_first(self) -> tuple[Sealed, int]:
         """Close the first file, and return it and how far its rows are stored."""

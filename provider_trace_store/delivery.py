@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -19,6 +20,7 @@ from provider_trace_store.errors import (
     ProviderTraceUnavailableError,
     TableMissingError,
 )
+from provider_trace_store.queries import table_of
 from provider_trace_store.row_store import RowStore
 from provider_trace_store.segments import layout_for
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 # Into how many parts rows are cut that cannot be stored together.
 _PARTS: Final = 4
 # What a row may be to blame for although it reads like the database's trouble: PostgreSQL's appendix A, "Error Codes".
+_INSUFFICIENT_PRIVILEGE: Final = "42501"
 _MAY_BE_THE_ROW: Final = frozenset({"57014", "53200"})  # query canceled (statement_timeout), out of memory
 
 
@@ -113,6 +116,7 @@ def deliver(sessions: Callable[[], Session], record: Record, sources: Sequence[R
                 sources,
                 lambda what, error: refusals.append(Refusal(what, error)),
             )
+            _check_privileges(session, record, refusals)
             session.commit()
     except NotNowError:
         raise
@@ -122,8 +126,10 @@ def deliver(sessions: Callable[[], Session], record: Record, sources: Sequence[R
         problem = NotNowError(_without_id(error), may_be_the_row=error.sqlstate in _MAY_BE_THE_ROW)
     except (DBAPIError, PoolTimeoutError, OSError, MemoryError) as error:
         # Of the commit, which is where deferred constraints are checked.
-        problem = NotNowError(_name_of(error))
-        if blames_a_row(error):
+        # Engines of several nodes report what went wrong on one of them as an internal error, whosever fault it is.
+        is_internal = (sqlstate_of(error) or "").startswith("XX")
+        problem = NotNowError(_name_of(error), may_be_the_row=is_internal)
+        if blames_a_row(error) and not is_internal:
             blamed = ProviderTraceRejectedError(sources[0].id, sqlstate_of(error), constraint_of(error))
     except Exception as error:  # noqa: BLE001  # a host's event, a bug: it must neither end the writer nor block it
         problem = NotNowError(_name_of(error), may_be_the_row=True)
@@ -157,6 +163,19 @@ def _opened(sessions: Callable[[], Session], record: Record) -> Session:
     else:
         return session
     raise problem
+
+
+def _check_privileges(session: Session, record: Record, refusals: Sequence[Refusal]) -> None:
+    """Tell a table that this role may not write to, which somebody will mend, from a row that its policies refuse."""
+    if not any(getattr(refusal.error, "sqlstate", None) == _INSUFFICIENT_PRIVILEGE for refusal in refusals):
+        return
+    connection = session.connection(bind_arguments={"mapper": record})
+    table = table_of(record)
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    name = ".".join(quote(part) for part in (connection.schema_for_object(table), table.name) if part)
+    may = "SELECT has_table_privilege(:name, 'INSERT') AND has_table_privilege(:name, 'SELECT')"
+    if not session.scalar(text(may), {"name": name}):
+        raise NotNowError("ProviderTraceRejectedError (SQLSTATE 42501)", f" (grant INSERT and SELECT on {name})")
 
 
 def _name_of(error: Exception) -> str:

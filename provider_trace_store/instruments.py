@@ -59,7 +59,7 @@ class Telemetry:
         from opentelemetry import metrics, trace  # noqa: PLC0415  # an extra
 
         self._system = system
-        self._stats: Callable[[], WriterStats] | None = stats
+        self._stats = stats
         self._tracer = trace.get_tracer(_SCOPE)
         self._kind = trace.SpanKind.CLIENT
         self._error = trace.StatusCode.ERROR
@@ -116,18 +116,17 @@ class Telemetry:
         span.end(end)
 
     def close(self) -> None:
-        """Stop telling: OpenTelemetry keeps the callbacks for as long as the process runs."""
-        self._stats = None
+        """Go on telling what was last: OpenTelemetry keeps the callbacks, and need not keep the writer."""
+        last = self._stats()
+        self._stats = lambda: last
 
     def _observed(self, field: str) -> Callable[[Any], Iterable[Any]]:
         def observe(_: object) -> Iterable[Any]:
-            return [self._observation(getattr(self._stats(), field))] if self._stats else []
+            return [self._observation(getattr(self._stats(), field))]
 
         return observe
 
     def _outcomes(self, _: object) -> Iterable[Any]:
-        if self._stats is None:
-            return []
         stats = self._stats()
         outcomes = ("stored", "unchanged", "rejected", "dropped")
         return [self._observation(getattr(stats, name), {f"{_PREFIX}.outcome": name}) for name in outcomes]

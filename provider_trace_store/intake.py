@@ -7,12 +7,13 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from provider_trace_store.errors import TraceEncodingError, TraceTooLargeError
+from provider_trace_store.rows import Row
 from provider_trace_store.spool import SpoolUnavailableError
-from provider_trace_store.submissions import Submission
+from provider_trace_store.submissions import Submission, row_or_error
 
 if TYPE_CHECKING:
     from provider_trace_store.ledger import Ledger
-    from provider_trace_store.rows import Row, RowMaker
+    from provider_trace_store.rows import RowMaker
     from provider_trace_store.schemas import BaseProviderTrace
     from provider_trace_store.spool import Spool
     from provider_trace_store.writer_options import WriterOptions
@@ -58,12 +59,9 @@ class Intake:
             self._enqueue_when_possible(submission)
 
     def _spool_now(self, trace: BaseProviderTrace, maker: RowMaker) -> None:
-        try:
-            row = maker.make(trace)
-        except (TraceEncodingError, TraceTooLargeError):
-            # The thread refuses it, as it would any other.
-            row = None
-        if row is None or not self._is_appended(row):
+        row = row_or_error(trace, maker)
+        # What cannot be stored is refused by the thread, as any other.
+        if not isinstance(row, Row) or not self._is_appended(row):
             self._enqueue_when_possible(Submission(trace, maker))
 
     def _spill(self, submission: Submission) -> None:
@@ -92,6 +90,9 @@ class Intake:
                 spool.append([row])
             except SpoolUnavailableError:
                 appended = False
+                with ledger.lock:
+                    # Nothing is in it that others would have to queue up behind.
+                    ledger.is_spilling &= self._is_durable or not spool.is_drained
             else:
                 appended = True
                 is_batch = spool.active_count == options.batch_rows or spool.active_size >= options.batch_bytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from threading import Condition, Lock
+from threading import TIMEOUT_MAX, Condition, Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -40,6 +40,8 @@ class Ledger:
         self.counts = dict.fromkeys(_COUNTED, 0)
         # What has left only to come again.
         self.postponed: set[str] = set()
+        # Taken off the queue by a close, and not yet counted as what becomes of them.
+        self.leaving = 0
         self.is_closing = False
         self.deadline = 0.0
         # Closed, and the thread may still be at something that does not end.
@@ -62,7 +64,7 @@ class Ledger:
             counts = self.counts
             return WriterStats(
                 **counts,
-                queued=len(self.queue),
+                queued=len(self.queue) + self.leaving,
                 queued_bytes=self.queue.bytes,
                 spooled_bytes=spool_size if counts["spooled"] else 0,
             )
@@ -94,15 +96,16 @@ class Ledger:
             timeout: how long those that were taken may still be stored, in seconds.
         """
         self.is_closing = True
-        self.deadline = monotonic() + timeout
+        self.deadline = monotonic() + _bounded(timeout)
         self._nudge()
         self.room.notify_all()
 
-    def flush(self, timeout: float) -> bool:
+    def flush(self, timeout: float, *, is_patient: bool = True) -> bool:
         """Wait until all that came before has left; to be called without the lock.
 
         Args:
             timeout: how long, in seconds.
+            is_patient: whether to wait for a database that is away.
 
         Returns:
             Whether it has.
@@ -116,10 +119,20 @@ class Ledger:
             self._flushes += 1
             self._nudge()
             try:
-                self.progress.wait_for(lambda: self.is_abandoned or have_left(), timeout)
+                retries = self.counts["retries"]
+
+                def is_over() -> bool:
+                    return self.is_abandoned or have_left() or not (is_patient or self.counts["retries"] == retries)
+
+                self.progress.wait_for(is_over, _bounded(timeout))
                 return have_left()
             finally:
                 self._flushes -= 1
+
+    def note_retry(self, retries: int) -> None:
+        """Note how often a batch was sent again, and let those look who do not wait for that."""
+        self.counts["retries"] = retries
+        self.progress.notify_all()
 
     def pause(self, seconds: float) -> None:
         """Wait, or until a flush or a close begins; to be called without the lock."""
@@ -132,3 +145,8 @@ class Ledger:
     def _nudge(self) -> None:
         self._nudges += 1
         self.work.notify_all()
+
+
+def _bounded(timeout: float) -> float:
+    # What the system's clocks can take.
+    return min(max(timeout, 0.0), TIMEOUT_MAX)

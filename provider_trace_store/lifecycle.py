@@ -11,13 +11,22 @@ import atexit
 import logging
 import os
 import signal
+import time
 from contextlib import suppress
 from threading import Lock, Thread, current_thread, main_thread
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
+
+# What a shell says of a process that a signal has ended, before the signal's number.
+_STATUS_OF_SIGNALS: Final = 128
+# Which part of its time a writer goes on taking traces after SIGTERM.
+_DRAINING: Final = 0.7
+# How long the main thread may take to see a signal, in seconds.
+_PATIENCE: Final = 5.0
 
 logger: Final = logging.getLogger("provider_trace_store.writer")
 
@@ -36,8 +45,8 @@ class Managed(Protocol):
     def after_fork_in_child(self) -> None:
         """Begin anew: everything so far is the parent's."""
 
-    def flush(self, timeout: float) -> bool:
-        """Store what was submitted."""
+    def drain(self, timeout: float) -> None:
+        """Store what was submitted, as far as that has a chance, and go on taking more."""
 
     def close(self, timeout: float | None = None) -> bool:
         """Store what was submitted, and take no more."""
@@ -52,6 +61,7 @@ class _Writers:
         self._hooked = False
         self._handles_sigterm = False
         self._is_ending = False
+        self._forking: list[Managed] = []
 
     def add(self, writer: Managed, *, handle_sigterm: bool) -> None:
         with self._lock:
@@ -84,14 +94,15 @@ class _Writers:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def _at_exit(self) -> None:
-        _close_all(self._open)
+        _each(list(self._open), lambda writer, seconds: writer.close(seconds))
 
     def _on_sigterm(self, number: int, _: FrameType | None) -> None:
         if self._is_ending:
             # All is done, or somebody cannot wait.
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-            return
+            # The first process of a container is not ended by a signal that it does not handle.
+            os._exit(_STATUS_OF_SIGNALS + number)
         self._is_ending = True
         # The thread that is interrupted here may hold a writer's lock: it must go on meanwhile.
         ending = Thread(target=self._end, args=(number,), name="provider_trace_store.sigterm", daemon=True)
@@ -102,17 +113,24 @@ class _Writers:
 
     def _end(self, number: int) -> None:
         with suppress(Exception):
-            _flush_all(self._open)
-            _close_all(self._open)
+            writers = list(self._open)
+            _each(writers, lambda writer, seconds: writer.drain(seconds * _DRAINING))
+            _each(writers, lambda writer, seconds: writer.close(seconds * (1 - _DRAINING)))
         os.kill(os.getpid(), number)
+        # The main thread may be at something that no handler interrupts.
+        time.sleep(_PATIENCE)
+        os._exit(_STATUS_OF_SIGNALS + number)
 
     def _before_fork(self) -> None:
-        for writer in self._open:
+        self._lock.acquire()
+        self._forking = list(self._open)
+        for writer in self._forking:
             writer.before_fork()
 
     def _after_fork_in_parent(self) -> None:
-        for writer in reversed(self._open):
+        for writer in reversed(self._forking):
             writer.after_fork_in_parent()
+        self._lock.release()
 
     def _after_fork_in_child(self) -> None:
         self._lock = Lock()
@@ -121,19 +139,13 @@ class _Writers:
             writer.after_fork_in_child()
 
 
-def _flush_all(writers: list[Managed]) -> None:
+def _each(writers: list[Managed], act: Callable[[Managed, float], object]) -> None:
+    """Do something with writers that takes the longest of their `close_timeout` for all of them at most."""
     end = monotonic() + max((writer.close_timeout for writer in writers), default=0.0)
     for writer in writers:
-        writer.flush(max(0.0, min(writer.close_timeout, end - monotonic())))
-
-
-def _close_all(writers: list[Managed]) -> None:
-    # One time for all of them.
-    end = monotonic() + max((writer.close_timeout for writer in writers), default=0.0)
-    for writer in list(writers):
         try:
-            writer.close(max(0.0, min(writer.close_timeout, end - monotonic())))
-        except Exception as error:  # noqa: BLE001  # the others are closed all the same
+            act(writer, max(0.0, min(writer.close_timeout, end - monotonic())))
+        except Exception as error:  # noqa: BLE001  # the others have their turn all the same
             logger.error("a writer was not closed: %s", type(error).__qualname__)  # noqa: TRY400  (no traceback: see errors)
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SUFFIX: Final = ".lock"
+_TRIES: Final = 5
 
 
 class Ownership:
@@ -38,17 +39,23 @@ class Ownership:
         Raises:
             sqlite3.Error: the file cannot be made or locked at all.
         """
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
-        try:
-            # Nothing is ever written: no journal beside the file.
-            connection.execute("PRAGMA journal_mode = OFF")
-            connection.execute("BEGIN EXCLUSIVE")
-        except sqlite3.Error as error:
+        for _ in range(_TRIES):
+            before = _number_of(path)
+            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
+            try:
+                # Nothing is ever written: no journal beside the file.
+                connection.execute("PRAGMA journal_mode = OFF")
+                connection.execute("BEGIN EXCLUSIVE")
+            except sqlite3.Error as error:
+                connection.close()
+                if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                    return None
+                raise
+            if before is not None and before == _number_of(path):
+                return cls(path, connection)
+            # It was made just now, or its owner has deleted it meanwhile: a lock on that file would keep nobody out.
             connection.close()
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
-                return None
-            raise
-        return cls(path, connection)
+        return None
 
     def release(self, *, delete: bool) -> None:
         """Let the lock go.
@@ -62,3 +69,11 @@ class Ownership:
                 self.path.unlink(missing_ok=True)
         with suppress(sqlite3.Error):
             self._connection.close()
+
+
+def _number_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        path.touch()
+        return None

@@ -42,8 +42,8 @@ class Pipeline:
         occasionally = Occasionally(logger)
         self._intake = Intake(options, self._ledger, self._spool, occasionally)
         rejects = self._spool.rejects if self._spool else None
-        sender = Sender(options, sessions, rejects, instruments, occasionally)
-        self._worker = Worker(options, self._ledger, self._spool, sender, occasionally)
+        self._sender = Sender(options, sessions, rejects, instruments, occasionally)
+        self._worker = Worker(options, self._ledger, self._spool, self._sender, occasionally)
 
     @property
     def stats(self) -> WriterStats:
@@ -52,8 +52,13 @@ class Pipeline:
 
     @property
     def locks(self) -> list[Lock]:
-        """All locks, in the order in which they are taken."""
+        """The locks of what ends soon, in the order in which they are taken."""
         return [*([self._spool.reading, self._spool.lock] if self._spool else []), self._ledger.lock]
+
+    @property
+    def delivering(self) -> Lock:
+        """The lock of what may take as long as the database likes, taken before the others."""
+        return self._sender.delivering
 
     def start(self) -> None:
         """Start the thread before the first trace, for what a dead process left in the spool."""
@@ -68,6 +73,10 @@ class Pipeline:
     def flush(self, timeout: float) -> bool:
         """Wait until all that was submitted before is stored, unchanged or rejected, and return whether it is."""
         return self._ledger.flush(timeout)
+
+    def drain(self, timeout: float) -> None:
+        """Do as `flush`, but do not wait for a database that is away, where the spool takes what is left."""
+        self._ledger.flush(timeout, is_patient=self._spool is None)
 
     def close(self, timeout: float) -> bool:
         """Take no more, store what was taken, leave the rest to the spool, and return whether there was no rest."""

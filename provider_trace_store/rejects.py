@@ -21,6 +21,7 @@ from provider_trace_store.segments import columns_of, insert_statement, layout_f
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+    from threading import Lock
 
     from provider_trace_store.errors import ProviderTraceStoreError
 
@@ -45,16 +46,21 @@ class Reject(NamedTuple):
     fields: Mapping[str, Any]
     error: ProviderTraceStoreError
 
+    def __repr__(self) -> str:
+        return f"<Reject {self.error}>"
+
 
 class Rejects:
     """The table of a spool directory.
 
     Args:
         directory: of the spool.
+        lock: held while the file is used.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, lock: Lock) -> None:
         self._path = directory / FILE
+        self._lock = lock
 
     def add(self, rejects: Sequence[Reject]) -> None:
         """Add traces.
@@ -63,9 +69,20 @@ class Rejects:
             sqlite3.Error: they could not be added; none was.
         """
         fields = layout_for(ProviderTraceRecord).fields
+        values = [_values(reject, fields) for reject in rejects]
+        with self._lock:
+            try:
+                self._insert(values)
+            except sqlite3.DatabaseError as error:
+                if error.sqlite_errorcode & 0xFF not in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+                    raise
+                self._path.replace(self._path.with_name(f"{FILE}.damaged"))
+                self._insert(values)
+
+    def _insert(self, values: Sequence[Sequence[Any]]) -> None:
         with closing(sqlite3.connect(self._path, timeout=_PATIENCE)) as connection, connection:
             connection.execute(_table_statement())
-            connection.executemany(_insert_statement(), [_values(reject, fields) for reject in rejects])
+            connection.executemany(_insert_statement(), values)
 
 
 @cache
@@ -85,5 +102,7 @@ def _values(reject: Reject, fields: Sequence[str]) -> list[Any]:
     values: list[Any] = [sqlite_text(datetime.now(UTC)), reject.table, type(reject.error).__name__, str(reject.error)]
     for name in fields:
         value = reject.fields.get(name)
-        values.append(sqlite_text(moment_of(value)) if isinstance(value, datetime) else value)
+        if isinstance(value, datetime):
+            value = sqlite_text(moment_of(value))
+        values.append(value if isinstance(value, str | bytes | int) else None)
     return values

@@ -231,7 +231,11 @@ def _check_identifier(name: str, value: object, max_bytes: int | None = None) ->
 def _is_aware(value: object) -> bool:
     if type(value) is datetime and value.tzinfo is UTC:
         return True
-    return isinstance(value, datetime) and value.utcoffset() is not None
+    try:
+        return isinstance(value, datetime) and value.astimezone(UTC) is not None and value.utcoffset() is not None
+    except OverflowError:
+        # At the ends of what `datetime` can hold, in UTC it would be outside.
+        return False
 
 
 def _encoded(name: str, document: object, trace_id: str) -> bytes:

@@ -2,7 +2,7 @@
 
 The table is the package's own, `provider_traces` or `provider_trace_metadata`, so that a repository on the file reads
 it; only its secondary indexes are left out. How far the rows have been stored is SQLite's `user_version`, the `rowid`
-of the last one; that a file is the spool's, its `application_id`.
+of the last one; that a file is the spool's, and which table it has, its `application_id`.
 
 A rollback journal, which SQLite keeps and overwrites (`journal_mode=PERSIST`), is what makes an append fast here: new
 pages are not journalled, nothing is copied later, and a reader needs no memory shared with the writer.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing, contextmanager, suppress
 from functools import cache
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy.dialects import sqlite
@@ -26,7 +27,7 @@ from provider_trace_store.models import (
     moment_of,
     sqlite_text,
 )
-from provider_trace_store.queries import table_of
+from provider_trace_store.queries import Record, table_of
 from provider_trace_store.rows import Row, layout_of, row_size
 from provider_trace_store.schemas import ProviderTrace, ProviderTraceMetadata
 
@@ -34,19 +35,33 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from provider_trace_store.queries import Record
     from provider_trace_store.rows import RowLayout
 
 SUFFIX: Final = ".db"
 JOURNAL_SUFFIX: Final = "-journal"
-_APPLICATION_ID: Final = 0x50545353  # "PTSS"
+# Which table a file has; a host that migrates one adds the other, too.
+_APPLICATION_IDS: Final[dict[int, Record]] = {
+    0x50545346: ProviderTraceRecord,  # "PTSF"
+    0x5054534D: ProviderTraceMetadataRecord,  # "PTSM"
+}
 # Of a body of tens of kilobytes: larger pages mean fewer of them, and more to write to the journal for each append.
 _PAGE_BYTES: Final = 2**14
 # How far a hole in a damaged file is followed where its end cannot be found.
-_LARGEST_HOLE: Final = 100_000
+_LARGEST_HOLE: Final = 1000
+# How long a damaged file is searched, in seconds: nothing else is done with the spool meanwhile.
+_SEARCH: Final = 10.0
 # SQLite's result codes (https://sqlite.org/rescode.html) that say nothing about the file's contents.
 _NOT_DAMAGE: Final = frozenset(
-    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN}
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_PROTOCOL,
+    }
 )
 
 
@@ -102,7 +117,8 @@ class Segment:
             # Nobody else has anything to do in it, and a reader would keep an append waiting.
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("BEGIN")
-            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            [application_id] = [number for number, other in _APPLICATION_IDS.items() if other is record]
+            connection.execute(f"PRAGMA application_id = {application_id}")
             connection.execute(table_statement(record))
             connection.execute("COMMIT")
         except BaseException:
@@ -111,8 +127,12 @@ class Segment:
         return cls(path, connection, record)
 
     @classmethod
-    def open(cls, path: Path) -> Segment:
+    def open(cls, path: Path, *, is_damaged: bool = False) -> Segment:
         """Open a file to read it; a transaction that its writer did not end is rolled back.
+
+        Args:
+            path: of the file.
+            is_damaged: whether to read it although it is shorter than it says.
 
         Raises:
             SegmentDamagedError: it is none of the spool's files, or what it says of itself cannot be read.
@@ -121,17 +141,19 @@ class Segment:
         connection = _connect(path)
         try:
             with _damage_named():
+                if is_damaged:
+                    # Without it SQLite reads nothing of a file that was cut.
+                    connection.execute("PRAGMA writable_schema = ON")
                 _configure(connection, fsync=False)
                 [application_id] = connection.execute("PRAGMA application_id").fetchone()
-                tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
         except BaseException:
             connection.close()
             raise
-        for record in RECORDS:
-            if application_id == _APPLICATION_ID and table_of(record).name in tables:
-                return cls(path, connection, record)
-        connection.close()
-        raise SegmentDamagedError
+        record = _APPLICATION_IDS.get(application_id)
+        if record is None:
+            connection.close()
+            raise SegmentDamagedError
+        return cls(path, connection, record)
 
     def append(self, rows: Iterable[Row]) -> None:
         """Add rows in one transaction, after which a kill of the process does not cost them.
@@ -191,6 +213,9 @@ class Segment:
         with _damage_named(), closing(self._connection.execute(self._select, (after, max_rows))) as cursor:
             for values in cursor:
                 waiting = self._waiting(values)
+                if waiting.place <= (found[-1].place if found else after):
+                    # A damaged tree may lead in a circle.
+                    raise SegmentDamagedError
                 if check:
                     self._check(waiting.row)
                 size += waiting.row.size
@@ -208,7 +233,8 @@ class Segment:
         place = after
         last = self._last_place()
         missed = 0
-        while (last is None or place < last) and missed < _LARGEST_HOLE:
+        end = monotonic() + _SEARCH
+        while (last is None or place < last) and missed < _LARGEST_HOLE and monotonic() < end:
             try:
                 for waiting in self.read(place, 1, 0, check=True):
                     yield waiting.row
@@ -251,7 +277,7 @@ class Segment:
         with suppress(sqlite3.Error):
             [found] = self._connection.execute(statement, (place,)).fetchone()
             if found is not None:
-                return int(found)
+                return max(place + 1, int(found))
         return place + 1
 
     def _last_place(self) -> int | None:

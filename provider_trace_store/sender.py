@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
+from threading import Lock
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -87,6 +87,9 @@ class Sender:
         self._rejects = rejects
         self._instruments = instruments
         self._occasionally = occasionally
+        # Held while a transaction is at work: a fork in the middle of it would leave the driver's own locks held in the
+        # child.
+        self.delivering = Lock()
         self.retries = 0
         self._batches = 0
         # Rows that fail alone: how often, and after how many batches.
@@ -151,7 +154,7 @@ class Sender:
             table = table_of(record).name
             try:
                 self._rejects.add([Reject(table, _fields(record, refusal), refusal.error) for refusal in refusals])
-            except (sqlite3.Error, OSError) as error:
+            except Exception as error:  # noqa: BLE001  # whatever it is, the others must be told of, and sent
                 ids = ", ".join(_id_of(refusal) for refusal in refusals)
                 self._occasionally.log(
                     logging.ERROR, "%s: rejected traces are not kept: %s", type(error).__qualname__, ids
@@ -170,7 +173,8 @@ class Sender:
         began = perf_counter()
         failure: str | None = None
         try:
-            return deliver(self._sessions, record, part)
+            with self.delivering:
+                return deliver(self._sessions, record, part)
         except (NotNowError, NotTogetherError) as error:
             failure = error.kind
             raise

@@ -17,9 +17,10 @@ import os
 import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
+from itertools import count as counter
+from operator import add
 from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from uuid_utils import uuid7
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from provider_trace_store.backlog import SpoolBatch
+    from provider_trace_store.queries import Record
     from provider_trace_store.rows import Row
     from provider_trace_store.writer_options import WriterOptions
 
@@ -42,6 +44,7 @@ SEGMENT_BYTES: Final = 64 * 2**20
 _DAMAGED: Final = ".damaged"
 # Of a writer's name, in characters: a UUID.
 _NAME_LENGTH: Final = 32
+_TRIES: Final = 5
 
 logger: Final = logging.getLogger("provider_trace_store.writer")
 
@@ -51,6 +54,22 @@ _inherited: Final[list[object]] = []
 
 class SpoolUnavailableError(Exception):
     """The spool cannot take a row: its disk is full or fails, or it is as large as it may be."""
+
+
+class Change(NamedTuple):
+    """By how much the rows that wait are changed by something else than a submission or a batch.
+
+    Args:
+        adopted: how many a dead process left, and wait here now.
+        lost: how many waited, and cannot be read any more.
+        left: of those that were this writer's own, how many are lost, or have gone behind all others.
+        came: how many have gone there.
+    """
+
+    adopted: int = 0
+    lost: int = 0
+    left: int = 0
+    came: int = 0
 
 
 @dataclass
@@ -79,16 +98,16 @@ class Spool:
     def __init__(self, options: WriterOptions, directory: Path) -> None:
         self._options = options
         self._directory = directory
-        self._name = uuid7().hex
-        self._numbers = count(1)
+        self._name = ""
+        self._numbers = counter(1)
         self._ownership: Ownership | None = None
         self._active: _Active | None = None
         self._is_closed = False
-        self.rejects = Rejects(directory)
         # Held for the time of one append.
         self.lock = Lock()
-        # Held by the thread that reads. Taken before the other one.
+        # Held while anything else is done with a file. Taken before the other one.
         self.reading = Lock()
+        self.rejects = Rejects(directory, self.reading)
         self._own = Backlog(self.lock, is_adopted=False)
         self._adopted = Backlog(self.lock, is_adopted=True)
         self._adopted_is_next = False
@@ -115,17 +134,32 @@ class Spool:
         """Whether there are rows that can be read without sealing another file."""
         return bool(self._own.files or self._adopted.files)
 
-    def append(self, rows: Sequence[Row]) -> None:
+    @property
+    def has_own_sealed(self) -> bool:
+        """Whether there are such rows of this writer's own."""
+        return bool(self._own.files)
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether none of this writer's own rows wait; to be asked with `lock` held."""
+        return not self._own.files and not self.active_count
+
+    def append(self, rows: Sequence[Row], record: Record | None = None, *, is_rescue: bool = False) -> None:
         """Add rows, after which a kill of the process does not cost them; to be called with `lock` held.
+
+        Args:
+            rows: at least one.
+            record: their table; None for the writer's.
+            is_rescue: whether they wait already, in a file that takes up the room.
 
         Raises:
             SpoolUnavailableError: it cannot take them, and took none of them.
         """
         size = sum([row.size for row in rows])
-        if self._is_closed or self.size + size > self._options.max_spool_bytes:
+        if self._is_closed or (self.size + size > self._options.max_spool_bytes and not is_rescue):
             raise SpoolUnavailableError
         try:
-            active = self._appended_to(rows)
+            active = self._appended_to(rows, record or self._options.record)
         except (sqlite3.Error, OSError):
             active = None
         if active is None:
@@ -141,107 +175,144 @@ class Spool:
         """Let what was appended be read, and begin another file."""
         if not self.active_count:
             return
-        try:
-            # Made before the lock is taken: an append takes a fraction of the time.
-            following = _Active(self._new_segment())
-        except (sqlite3.Error, OSError):
-            following = None
-        with self.lock:
-            active, self._active = self._active, following
-            if active is not None:
-                self._retire(active)
+        with self.reading:
+            try:
+                # Made before the other lock is taken: an append takes a fraction of the time.
+                following = _Active(self._new_segment(self._options.record))
+            except (sqlite3.Error, OSError):
+                following = None
+            with self.lock:
+                active, self._active = self._active, following
+                if active is not None:
+                    self._retire(active)
 
-    def take(self, max_rows: int, max_bytes: int) -> tuple[SpoolBatch | None, int]:
-        """Return the next rows to store, of this writer's and of adopted files in turn, and how many are lost.
+    def take(self, max_rows: int, max_bytes: int) -> tuple[SpoolBatch | None, Change]:
+        """Return the next rows to store, of this writer's and of adopted files in turn, and what else was found.
 
         Args:
             max_rows: the most to return.
             max_bytes: of about so many bytes together, but at least one.
 
         Returns:
-            The rows, None where there are none; and how many waited here and cannot be read any more.
+            The rows, None where there are none; and what damaged files have changed.
 
         Raises:
             sqlite3.Error: a file cannot be opened now.
+            SpoolUnavailableError: a file is damaged, and there is no room now for what is left of it.
         """
-        lost = 0
+        change = Change()
         with self.reading:
-            if self._is_closed:
-                return None, lost
             backlogs = [self._adopted, self._own] if self._adopted_is_next else [self._own, self._adopted]
             self._adopted_is_next = not self._adopted_is_next
-            for backlog in backlogs:
+            blocked = False
+            for backlog in backlogs if not self._is_closed else ():
                 while backlog.files:
                     try:
                         batch = backlog.read(max_rows, max_bytes)
                     except SegmentDamagedError:
-                        if (missing := self._rescue(backlog)) is None:
+                        if (rescued := self._rescue(backlog)) is None:
+                            blocked = True
                             break
-                        lost += missing
+                        change = Change(*map(add, change, rescued))
                     else:
                         if batch is not None:
-                            return batch, lost
-        return None, lost
+                            return batch, change
+        if blocked and change == Change():
+            raise SpoolUnavailableError
+        return None, change
 
-    def settle(self, batch: SpoolBatch) -> None:
-        """Note that all rows of a batch are stored, or were refused for good."""
+    def settle(self, batch: SpoolBatch) -> int:
+        """Note that all rows of a batch are stored, or were refused for good, and return how many nobody counted."""
         with self.reading:
-            batch.backlog.settle(batch)
+            return batch.backlog.settle(batch)
 
-    def adopt(self) -> int:
-        """Take over the files of dead processes that no other has taken over, and return how many rows wait there."""
+    def adopt(self) -> Change:
+        """Take over the files of dead processes that no other has taken over."""
+        change = Change()
         names = {path.name[:_NAME_LENGTH] for path in self._directory.iterdir() if _is_of_a_writer(path.name)}
-        adopted = 0
         with self.reading:
             for name in () if self._is_closed else sorted(names - {self._name}):
-                with suppress(sqlite3.Error):
+                try:
                     if owned := Ownership.take(self._directory / f"{name}{ownership.SUFFIX}"):
-                        adopted += self._adopt(name, owned)
-        return adopted
+                        change = Change(*map(add, change, self._adopt(name, owned)))
+                except Exception as error:  # noqa: BLE001  # one dead process's files do not cost the others'
+                    logger.error("files of the spool are not taken over: %s, %s", name, type(error).__qualname__)  # noqa: TRY400  (no traceback: see errors)
+        return change
 
-    def close(self) -> None:
-        """Close all files, and leave those that have rows to the next process that starts."""
-        with self.reading, self.lock:
-            self._is_closed = True
-            if self._active is not None:
-                active, self._active = self._active, None
-                self._retire(active)
-            self._own.close()
-            self._adopted.close()
-            for owned in {id(file.ownership): file.ownership for file in self._adopted.files}.values():
-                if owned is not None:
-                    owned.release(delete=False)
-            if self._ownership is not None:
-                self._ownership.release(delete=not self._own.files)
-                self._ownership = None
+    def close(self, timeout: float) -> None:
+        """Close all files, and leave those that have rows to the next process that starts.
+
+        Args:
+            timeout: how long to wait for what is just being done with a file, in seconds. What goes on longer ends
+                with the process, and the files are free then, too.
+        """
+        is_reading = self.reading.acquire(timeout=timeout)
+        try:
+            if self.lock.acquire(timeout=timeout):
+                try:
+                    self._is_closed = True
+                    if is_reading:
+                        self._close()
+                finally:
+                    self.lock.release()
+        finally:
+            if is_reading:
+                self.reading.release()
+
+    def _close(self) -> None:
+        if self._active is not None:
+            active, self._active = self._active, None
+            self._retire(active)
+        self._own.close()
+        self._adopted.close()
+        for owned in {id(file.ownership): file.ownership for file in self._adopted.files}.values():
+            if owned is not None:
+                owned.release(delete=False)
+        if self._ownership is not None:
+            self._ownership.release(delete=not self._own.files)
+            self._ownership = None
 
     def abandon(self) -> None:
         """Forget everything, in a forked child: the files are the parent's, and closing them would disturb it."""
         _inherited.append(self)
 
-    def _appended_to(self, rows: Sequence[Row]) -> _Active:
+    def _appended_to(self, rows: Sequence[Row], record: Record) -> _Active:
         active = self._active
+        if active is not None and active.segment.record is not record:
+            # Adopted from a writer whose flag was another.
+            self._active = None
+            self._retire(active)
+            active = None
         if active is None:
-            active = self._active = _Active(self._new_segment())
+            active = self._active = _Active(self._new_segment(record))
         try:
             active.segment.append(rows)
         except sqlite3.Error as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
                 raise
             # An id that is in the file already: what that means is decided by the database. Or else the file is
             # broken, and another may not be.
             self._active = None
             self._retire(active)
-            active = self._active = _Active(self._new_segment())
+            active = self._active = _Active(self._new_segment(record))
             active.segment.append(rows)
         return active
 
-    def _new_segment(self) -> Segment:
-        if self._ownership is None:
+    def _own_name(self) -> None:
+        """Take a name that nobody else has a file under, and its lock."""
+        for _ in range(_TRIES):
+            self._name = uuid7().hex
             self._ownership = Ownership.take(self._directory / f"{self._name}{ownership.SUFFIX}")
+            if self._ownership is not None:
+                return
+        raise BlockingIOError
+
+    def _new_segment(self, record: Record) -> Segment:
+        if self._ownership is None:
+            self._own_name()
         path = self._directory / f"{self._name}-{next(self._numbers):08d}{segments.SUFFIX}"
         try:
-            segment = Segment.create(path, self._options.record, fsync=self._options.fsync)
+            segment = Segment.create(path, record, fsync=self._options.fsync)
         except BaseException:
             with suppress(OSError):
                 segments.delete(path)
@@ -258,44 +329,50 @@ class Spool:
             with suppress(OSError):
                 segments.delete(active.segment.path)
 
-    def _rescue(self, backlog: Backlog) -> int | None:
-        """Append what can be read of a damaged file to this writer's own, and return how many rows are lost.
+    def _rescue(self, backlog: Backlog) -> Change | None:
+        """Append what can be read of a damaged file to this writer's own, and return what that changes.
 
         Or return None where it cannot be appended now.
         """
         file, place = backlog.give_up_first()
-        try:
-            rescued = self._rescued(file.path, after=place)
-        except SpoolUnavailableError:
+        rescued = self._rescued(file.path, after=place)
+        if rescued is None:
             return None
         lost = max(0, file.count - rescued)
         backlog.forget_first()
-        return lost
+        return Change(lost=lost, left=0 if backlog.is_adopted else lost + rescued, came=rescued)
 
-    def _rescued(self, path: Path, after: int) -> int:
-        """Append what can be read of a file, set it aside, and return how many rows that were."""
-        rows: dict[str, Row] = {}
-        with suppress(SegmentDamagedError):
-            segment = Segment.open(path)
-            try:
-                for row in segment.readable(after):
-                    rows.setdefault(row.trace_id, row)
-            finally:
-                segment.close()
-        if rows:
-            with self.lock:
-                self.append(list(rows.values()))
+    def _rescued(self, path: Path, after: int) -> int | None:
+        """Set a file aside, append what can be read of it, and return how many rows that were.
+
+        Or return None, and leave it, where they cannot be appended now.
+        """
         aside = path.with_name(path.name + _DAMAGED)
-        for suffix in (segments.JOURNAL_SUFFIX, ""):
-            with suppress(FileNotFoundError):
-                path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+        _move(path, aside)
+        rows: dict[str, Row] = {}
+        record = self._options.record
+        try:
+            with suppress(SegmentDamagedError):
+                segment = Segment.open(aside, is_damaged=True)
+                record = segment.record
+                try:
+                    for row in segment.readable(after):
+                        rows.setdefault(row.trace_id, row)
+                finally:
+                    segment.close()
+            if rows:
+                with self.lock:
+                    self.append(list(rows.values()), record, is_rescue=True)
+        except (sqlite3.Error, SpoolUnavailableError):
+            _move(aside, path)
+            return None
         logger.error(
             "a file of the spool is damaged: %d traces were read, the rest is set aside as %s", len(rows), aside
         )
         return len(rows)
 
-    def _adopt(self, name: str, owned: Ownership) -> int:
-        """Take over the files of a dead writer, and return how many rows wait in them."""
+    def _adopt(self, name: str, owned: Ownership) -> Change:
+        """Take over the files of a dead writer."""
         found: list[Sealed] = []
         rescued = 0
         is_all = True
@@ -306,10 +383,10 @@ class Spool:
                 else:
                     segments.delete(path)
             except SegmentDamagedError:
-                try:
-                    rescued += self._rescued(path, after=0)
-                except (sqlite3.Error, OSError, SpoolUnavailableError):
+                if (count := self._rescued(path, after=0)) is None:
                     is_all = False
+                else:
+                    rescued += count
             except (sqlite3.Error, OSError):
                 # It is looked at again when the others are done with.
                 is_all = False
@@ -321,7 +398,7 @@ class Spool:
         adopted = rescued + sum(file.count for file in found)
         if adopted:
             logger.info("%d traces that another process left in the spool are taken over", adopted)
-        return adopted
+        return Change(adopted=adopted, came=rescued)
 
 
 def _is_of_a_writer(name: str) -> bool:
@@ -331,11 +408,21 @@ def _is_of_a_writer(name: str) -> bool:
 
 
 def _count_of(path: Path) -> int:
+    if not path.stat().st_size:
+        # Its writer was killed before there was a table in it.
+        return 0
     segment = Segment.open(path)
     try:
         return segment.count_after(segment.stored_up_to())
     finally:
         segment.close()
+
+
+def _move(path: Path, target: Path) -> None:
+    """Rename a file, and its journal before it, without which it may not be read."""
+    for suffix in (segments.JOURNAL_SUFFIX, ""):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(target.with_name(target.name + suffix))
 
 
 def _sync_directory(directory: Path) -> None:

@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import pickle
 from contextlib import suppress
+from datetime import datetime
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from provider_trace_store.codec import encode_utf8
 from provider_trace_store.errors import TraceEncodingError, TraceTooLargeError
+from provider_trace_store.rows import Row
 from provider_trace_store.schemas import text_problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from provider_trace_store.rows import Row, RowMaker
+    from provider_trace_store.rows import RowMaker
     from provider_trace_store.schemas import BaseProviderTrace
 
 # What a submission takes besides its texts and documents: the object, a tuple, dates, an entry of the queue.
 _OVERHEAD: Final = 512
 _PROTOCOL: Final = 5
+# How often a trace that is being changed is tried to be encoded.
+_TRIES: Final = 3
 
 
 class Submission:
@@ -51,9 +55,13 @@ class Submission:
             self._documents = _copied([given[name] for _, name in layout.documents])
             texts = [value for value in self._immutable if type(value) is str]
             self.size = _OVERHEAD + len(self._documents) + sum(map(len, texts))
-        except (KeyError, ValueError, RuntimeError, _OtherTypeError):
+            is_copied = type(self.id) is str
+        except (KeyError, ValueError, RuntimeError, pickle.PickleError, _OtherTypeError):
             # It was made around the schema, holds itself, is nested deeply, is being changed by another thread, or has
             # a type of the host's.
+            is_copied = False
+        if not is_copied:
+            # Outside of the handler, whose error would keep the caller's objects.
             self._encode_now(trace)
 
     def make(self) -> Row:
@@ -85,22 +93,45 @@ class Submission:
         self.id = str(given.get("id", ""))
         self.size = _OVERHEAD
         self._documents = b""
-        self._immutable = tuple(map(given.get, layout.immutable))
-        try:
-            self._row = self._maker.make(trace)
-            self.size += self._row.size
-        except (TraceEncodingError, TraceTooLargeError) as error:
-            # Without the traceback, which would keep the caller's objects.
-            self._error = error.with_traceback(None)
+        values = map(given.get, layout.immutable)
+        self._immutable = tuple([value if isinstance(value, str | datetime) else None for value in values])
+        made = row_or_error(trace, self._maker)
+        if isinstance(made, Row):
+            self._row = made
+            self.size += made.size
+        else:
+            self._error = made
             self._storable = _encoded(given, [name for _, name in layout.documents])
             self.size += sum(map(len, self._storable.values()))
+
+
+def row_or_error(trace: BaseProviderTrace, maker: RowMaker) -> Row | TraceEncodingError | TraceTooLargeError:
+    """Return a trace's row, or why there can be none, whatever its objects do meanwhile.
+
+    Args:
+        trace: of a caller, who may be changing it in another thread.
+        maker: of the organization's rows.
+    """
+    reason = ""
+    for _ in range(_TRIES):
+        try:
+            return maker.make(trace)
+        except (TraceEncodingError, TraceTooLargeError) as error:
+            # Without the traceback, which would keep the caller's objects.
+            return error.with_traceback(None)
+        except RuntimeError:
+            reason = "is being changed by another thread"
+        except Exception as error:  # noqa: BLE001  # of an object of the host's
+            reason = f"holds an object that raises {type(error).__qualname__}"
+    return TraceEncodingError("trace", reason, str(trace.__dict__.get("id", "")))
 
 
 def _encoded(fields: Mapping[str, Any], names: Sequence[str]) -> dict[str, bytes]:
     documents: dict[str, bytes] = {}
     for name in names:
         if (document := fields.get(name)) is not None:
-            with suppress(TraceEncodingError):
+            # What is being changed, or raises, is left out like what cannot be stored.
+            with suppress(Exception):
                 documents[name] = encode_utf8(document)
     return documents
 

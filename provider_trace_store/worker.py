@@ -8,7 +8,7 @@ what was there before.
 from __future__ import annotations
 
 import logging
-from threading import Thread
+from threading import TIMEOUT_MAX, Lock, Thread, current_thread
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from provider_trace_store.ledger import Ledger
     from provider_trace_store.rows import Row
     from provider_trace_store.sender import Sender
-    from provider_trace_store.spool import Spool
+    from provider_trace_store.spool import Change, Spool
     from provider_trace_store.submissions import Submission
     from provider_trace_store.writer_options import WriterOptions
     from provider_trace_store.writer_stats import Occasionally
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 ADOPTION_INTERVAL: Final = 10.0
 # How long the thread does nothing after an error that nobody has foreseen, in seconds.
 _PAUSE: Final = 1.0
+# How long a close waits, besides its own time, for what ends soon, in seconds.
+_GRACE: Final = 2.0
 
 logger: Final = logging.getLogger("provider_trace_store.writer")
 
@@ -78,6 +80,9 @@ class Worker:
         self._sender = sender
         sender.wait_like(gives_up=self._gives_up, pause=self._pause)
         self._next_adoption = 0.0
+        self._queue_is_next = False
+        self._closing = Lock()
+        self._is_closed: bool | None = None
         self._thread: Thread | None = None
 
     @property
@@ -108,48 +113,73 @@ class Worker:
             Whether everything is stored, unchanged or rejected.
         """
         ledger = self._ledger
+        timeout = min(max(timeout, 0.0), TIMEOUT_MAX)
+        # The thread that is here may have been interrupted by a signal, with the lock in hand.
+        if not ledger.lock.acquire(timeout=timeout + _GRACE):
+            logger.error("the writer is not closed: a signal's handler must not do that, or only in another thread")
+            return False
+        try:
+            is_needed = len(ledger.queue) > 0 and not ledger.is_closing
+        finally:
+            ledger.lock.release()
+        if is_needed:
+            self.start()
         with ledger.lock:
-            is_first = not ledger.is_closing
             ledger.begin_closing(timeout)
             thread = self._thread
-        if thread is not None:
+        if thread is not None and thread is not current_thread():
             thread.join(timeout)
+        # Whoever else closes it at the same time waits for what the first one makes of it.
+        if not self._closing.acquire(timeout=timeout + _GRACE):
+            return False
+        try:
+            if self._is_closed is None:
+                self._is_closed = self._close()
+            return self._is_closed
+        finally:
+            self._closing.release()
+
+    def _close(self) -> bool:
+        ledger = self._ledger
         with ledger.lock:
             ledger.is_abandoned = True
             left = ledger.queue.empty()
-            # Each is counted again as what becomes of it.
-            ledger.counts["dropped"] += len(left)
+            ledger.leaving = len(left)
             ledger.progress.notify_all()
-        kept = self._kept(left)
+        dropped = 0
+        for submission in left:
+            outcome = self._kept(submission)
+            dropped += outcome == "dropped"
+            with ledger.lock:
+                ledger.leaving -= 1
+                ledger.counts[outcome] += 1
         if self._spool is not None:
-            self._spool.close()
+            self._spool.close(_GRACE)
         with ledger.lock:
             spooled = ledger.counts["spooled"]
-        if spooled and is_first:
+        if spooled:
             logger.warning("closed with %d traces in the spool: the next writer to start there stores them", spooled)
-        if kept < len(left):
-            logger.error("closed, and %d traces were dropped: they were not stored in time", len(left) - kept)
-        return not spooled and kept == len(left)
+        if dropped:
+            logger.error("closed, and %d traces were dropped: they were not stored in time", dropped)
+        return not spooled and not dropped
 
-    def _kept(self, left: Sequence[Submission]) -> int:
-        """Put into the spool what was not stored when the time was up, and return how many could be."""
+    def _kept(self, submission: Submission) -> str:
+        """Put into the spool what was not stored when the time was up, and return what becomes of it."""
         if self._spool is None:
-            return 0
-        for kept, submission in enumerate(left):
-            outcome = "spooled"
-            try:
-                row = submission.make()
-                with self._spool.lock:
-                    self._spool.append([row])
-            except (TraceEncodingError, TraceTooLargeError) as error:
-                self._sender.refuse(self._options.record, [Refusal(submission, error)])
-                outcome = "rejected"
-            except SpoolUnavailableError:
-                return kept
-            with self._ledger.lock:
-                self._ledger.counts["dropped"] -= 1
-                self._ledger.counts[outcome] += 1
-        return len(left)
+            return "dropped"
+        try:
+            row = submission.make()
+            with self._spool.lock:
+                self._spool.append([row])
+        except (TraceEncodingError, TraceTooLargeError) as error:
+            self._sender.refuse(self._options.record, [Refusal(submission, error)])
+            return "rejected"
+        except Exception as error:  # noqa: BLE001  # one that cannot be kept does not cost the others
+            if not isinstance(error, SpoolUnavailableError):
+                kind = type(error).__qualname__
+                self._occasionally.log(logging.ERROR, "%s cannot be kept: %s", submission.id, kind)
+            return "dropped"
+        return "spooled"
 
     def _run(self) -> None:
         while True:
@@ -158,7 +188,7 @@ class Worker:
                     return
             except GaveUpError:
                 return
-            except Exception as error:  # noqa: BLE001  # a bug must not end the thread, and its text may hold a payload
+            except BaseException as error:  # noqa: BLE001  # whatever a host's hook raises must not end the thread
                 kind = type(error).__qualname__
                 self._occasionally.log(logging.ERROR, "the writer's thread goes on after an unexpected %s", kind)
                 with self._ledger.lock:
@@ -184,13 +214,16 @@ class Worker:
         ledger = self._ledger
         if ledger.is_abandoned or (ledger.is_closing and now >= ledger.deadline):
             return "stop"
-        is_later_in_spool = ledger.is_spilling and not self._options.is_durable
-        for place in ("queue", "spool") if is_later_in_spool else ("spool", "queue"):
+        if self._spool is not None and now >= self._next_adoption and not ledger.is_closing:
+            return "adopt"
+        is_queue_first = ledger.is_spilling
+        if self._options.is_durable:
+            # What is in memory has no order with what is in the spool, and must not wait for all of it.
+            is_queue_first = self._queue_is_next = not self._queue_is_next
+        for place in ("queue", "spool") if is_queue_first else ("spool", "queue"):
             if self._queue_is_due(now) if place == "queue" else self._spool_is_due(now):
                 return place
-        if ledger.is_closing:
-            return "stop"
-        return "adopt" if self._spool is not None and now >= self._next_adoption else None
+        return "stop" if ledger.is_closing else None
 
     def _queue_is_due(self, now: float) -> bool:
         queue = self._ledger.queue
@@ -199,12 +232,14 @@ class Worker:
         )
 
     def _spool_is_due(self, now: float) -> bool:
-        spool, since = self._spool, self._ledger.spooled_since
-        if spool is None:
-            return False
-        if since is None or spool.has_sealed:
-            return spool.has_sealed
-        return self._ledger.is_urgent or self._is_batch(spool) or now - since >= self._options.batch_age
+        spool = self._spool
+        return spool is not None and (spool.has_sealed or self._is_to_be_sealed(spool, now))
+
+    def _is_to_be_sealed(self, spool: Spool, now: float) -> bool:
+        since = self._ledger.spooled_since
+        return since is not None and (
+            self._ledger.is_urgent or self._is_batch(spool) or now - since >= self._options.batch_age
+        )
 
     def _is_batch(self, spool: Spool) -> bool:
         return spool.active_count >= self._options.batch_rows or spool.active_size >= self._options.batch_bytes
@@ -228,20 +263,20 @@ class Worker:
                     ledger.queue.append(sent.sources[0])
                 self._note_sender()
                 ledger.settle(stored=sent.stored, unchanged=sent.unchanged, rejected=sent.rejected)
+            if sent.postponed:
+                # Others go first, where there are any.
+                ledger.pause(min(_PAUSE, self._options.max_retry_delay))
 
     def _write_spool(self, spool: Spool) -> None:
-        ledger = self._ledger
-        if not spool.has_sealed:
-            with ledger.lock:
-                ledger.spooled_since = None
+        with self._ledger.lock:
+            # What a dead process left does not keep this one's own waiting.
+            is_to_be_sealed = not spool.has_own_sealed and self._is_to_be_sealed(spool, monotonic())
+            if is_to_be_sealed:
+                self._ledger.spooled_since = None
+        if is_to_be_sealed:
             spool.seal()
-        batch, lost = spool.take(self._options.batch_rows, self._options.batch_bytes)
-        if lost:
-            with ledger.lock:
-                ledger.counts["spooled"] -= lost
-                ledger.counts["dropped"] += lost
-                ledger.spool_left += lost
-                ledger.progress.notify_all()
+        batch, change = spool.take(self._options.batch_rows, self._options.batch_bytes)
+        self._note_change(change)
         if batch is not None:
             self._write_batch(spool, batch)
             self._stop_spilling(spool)
@@ -252,23 +287,42 @@ class Worker:
         postponed = [part.sources[0].row for part in sent if part.postponed]
         if postponed:
             with spool.lock:
-                spool.append(postponed)
-        spool.settle(batch)
+                spool.append(postponed, batch.record, is_rescue=True)
+        uncounted = spool.settle(batch)
         with ledger.lock:
             if ledger.is_abandoned:
                 return
-            ledger.counts["spooled"] -= len(batch.rows) - len(postponed)
-            self._note_sender()
+            ledger.counts["spooled"] += uncounted + len(postponed) - len(batch.rows)
+            ledger.counts["accepted"] += uncounted
             if not batch.backlog.is_adopted:
+                ledger.spool_came += uncounted
                 ledger.spool_left += len(batch.rows)
-            if postponed:
-                ledger.spool_came += len(postponed)
-                ledger.spooled_since = ledger.spooled_since or monotonic()
+            self._note_came(len(postponed))
+            self._note_sender()
             ledger.settle(
                 stored=sum(part.stored for part in sent),
                 unchanged=sum(part.unchanged for part in sent),
                 rejected=sum(part.rejected for part in sent),
             )
+        if postponed:
+            ledger.pause(min(_PAUSE, self._options.max_retry_delay))
+
+    def _note_change(self, change: Change) -> None:
+        ledger = self._ledger
+        with ledger.lock:
+            for name in ("adopted", "accepted", "spooled"):
+                ledger.counts[name] += change.adopted
+            ledger.counts["spooled"] -= change.lost
+            ledger.counts["dropped"] += change.lost
+            ledger.spool_left += change.left
+            self._note_came(change.came)
+            ledger.progress.notify_all()
+
+    def _note_came(self, count: int) -> None:
+        """Note rows that this thread has appended to the spool, which is then due like any other."""
+        self._ledger.spool_came += count
+        if count and self._ledger.spooled_since is None:
+            self._ledger.spooled_since = monotonic()
 
     def _pause(self, seconds: float) -> None:
         with self._ledger.lock:
@@ -276,7 +330,7 @@ class Worker:
         self._ledger.pause(seconds)
 
     def _note_sender(self) -> None:
-        self._ledger.counts["retries"] = self._sender.retries
+        self._ledger.note_retry(self._sender.retries)
         self._ledger.postponed = self._sender.postponed
 
     def _stop_spilling(self, spool: Spool) -> None:
@@ -289,11 +343,10 @@ class Worker:
                 ledger.is_spilling = False
 
     def _adopt(self, spool: Spool) -> None:
-        adopted = spool.adopt()
-        with self._ledger.lock:
+        try:
+            self._note_change(spool.adopt())
+        finally:
             self._next_adoption = monotonic() + ADOPTION_INTERVAL
-            for name in ("adopted", "accepted", "spooled"):
-                self._ledger.counts[name] += adopted
 
     def _gives_up(self) -> bool:
         """Say whether it is time to stop after a failure: what the spool has, or can take, need not wait for more."""

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 _MIB: Final = 2**20
 # How many pairs of organization and actor are remembered, so that each is checked once and not with every trace.
 _OWNERS: Final = 1000
-# How long a fork waits for what a thread is doing with the spool, in seconds.
+# How long a fork waits for what the thread is doing, in seconds. In the child, locks of SQLite's would be held for
+# ever; a server's driver has next to none, and its transactions may take long.
 _FORK_PATIENCE: Final = 5.0
+_FORK_PATIENCE_WITH_A_SERVER: Final = 0.1
 
 # What a forked child must not close: its parent still uses it.
 _inherited: Final[list[object]] = []
@@ -130,7 +132,7 @@ class TraceWriter:
         self._pipeline = self._new_pipeline()
         self._held: list[Any] = []
         lifecycle.manage(self, handle_sigterm=handle_sigterm)
-        if self._options.spool_dir is not None and any(self._options.spool_dir.iterdir()):
+        if self._options.has_files:
             self._pipeline.start()
 
     @property
@@ -171,10 +173,15 @@ class TraceWriter:
         """
         return self._pipeline.flush(timeout)
 
+    def drain(self, timeout: float) -> None:
+        """Store what was submitted before the process ends, as far as that has a chance; see `lifecycle`."""
+        self._pipeline.drain(timeout)
+
     def close(self, timeout: float | None = None) -> bool:
         """Take no more traces, store those that were taken, leave the rest to the spool, and log what that is.
 
-        While the database is away, what the spool keeps is not waited for.
+        While the database is away, what the spool keeps is not waited for. It is not for the handler of a signal, which
+        may have interrupted a `submit`: let that raise SystemExit, or start a thread.
 
         Args:
             timeout: how long at most, in seconds; `close_timeout` by default.
@@ -214,13 +221,16 @@ class TraceWriter:
 
     def before_fork(self) -> None:
         """Wait until no thread is in the middle of anything that the child gets a copy of; see `lifecycle`."""
-        self._held = [lock for lock in self._pipeline.locks if lock.acquire(timeout=_FORK_PATIENCE)]
+        is_file = any(engine.dialect.name == "sqlite" for engine in tuple(self._engines))
+        waits = {self._pipeline.delivering: _FORK_PATIENCE if is_file else _FORK_PATIENCE_WITH_A_SERVER}
+        waits |= dict.fromkeys(self._pipeline.locks, _FORK_PATIENCE)
+        self._held = [lock for lock, patience in waits.items() if lock.acquire(timeout=patience)]
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
-        for lock in reversed(self._held):
+        held, self._held = self._held, []
+        for lock in reversed(held):
             lock.release()
-        self._held = []
 
     def after_fork_in_child(self) -> None:
         """Begin anew: with an empty queue, files and connections of the child's own, and counters at zero."""

@@ -52,6 +52,11 @@ class WriterOptions:
     close_timeout: float
 
     @property
+    def has_files(self) -> bool:
+        """Whether there is something in the spool's directory."""
+        return self.spool_dir is not None and any(self.spool_dir.iterdir())
+
+    @property
     def is_durable(self) -> bool:
         """Whether all traces go through the spool."""
         return self.durability == "spool"
@@ -125,8 +130,9 @@ def _made(directory: Path) -> Path:
     try:
         # Bodies are nobody else's business.
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        any(directory.iterdir())
     except OSError as error:
         problem = error.strerror
     else:
         return directory.resolve()
-    raise InvalidWriterOptionError("spool_dir", f"cannot be made: {problem}")
+    raise InvalidWriterOptionError("spool_dir", f"cannot be made or read: {problem}")

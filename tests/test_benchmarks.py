@@ -15,8 +15,10 @@ import orjson
 import pytest
 from sqlalchemy import text
 
-from benchmarks import conversations, server, suite
+from benchmarks import conversations, report, server, suite
 from benchmarks.bench import Bench, Effort
+from benchmarks.figures import Figure
+from benchmarks.latency import Latencies, Latency, Percentiles
 from benchmarks.scale import load, population
 from benchmarks.scale.questions import questions
 from provider_trace_store.schemas import ID_PATTERN
@@ -54,7 +56,8 @@ def test_a_quick_run_measures_every_figure_and_drops_its_database(empty_postgres
     assert [figure["name"] for figure in document["figures"]] == [figure.name for figure in suite.figures()]
     for figure in document["figures"]:
         assert f"{figure['name']}: {figure['title']}" in ran.stdout
-        assert figure.get("ratio", figure.get("peak_megabytes")) > 0
+        # What is added to a latency may be nothing: it is taken from calls that each took some time.
+        assert (figure.get("ratio") or figure.get("peak_megabytes") or figure["calls"][-1]["p99"]) > 0
     assert document["effort"]["rounds"] == 1
     assert ("WITHOUT lz4" in ran.stdout) == (document["environment"]["compression"] != "lz4")
     left = {name for name in databases_of(empty_postgres) - before if "bench" in name}
@@ -74,6 +77,40 @@ def test_the_fastest_of_the_raw_ways_is_the_limit(empty_postgres: Database, tmp_
         fastest = max(figure["others"], key=lambda series: float(series["traces_per_second"]))
         assert figure["limit"] == fastest["name"]
         assert figure["ratio"] == figure["ours"]["traces_per_second"] / fastest["traces_per_second"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "verdict"),
+    [
+        (Latencies(Latency("calls", [Percentiles(5, 50)]), ()), "aim"),
+        (Latencies(Latency("calls", [Percentiles(4, 51)]), ()), "ok"),
+        (Latencies(Latency("calls", [Percentiles(21, 50)]), ()), "SHORT"),
+        # The median of the rounds, of each percentile for itself.
+        (Latencies(Latency("calls", [Percentiles(4, 900), Percentiles(90, 40), Percentiles(5, 50)]), ()), "aim"),
+        (None, "FAILED"),
+    ],
+)
+def test_a_latency_keeps_to_both_of_its_limits(outcome: Latencies | None, verdict: str) -> None:
+    figure = Figure(
+        "calls", "how long calls take", lambda _: pytest.fail("measured"), Percentiles(20, 200), Percentiles(5, 50)
+    )
+    result = report.Result(figure, outcome)
+    assert result.verdict == verdict
+    assert f"20/200      5/50  {verdict}" in report.table(result)
+    [entry] = report.document({}, {}, [result])["figures"]
+    assert (entry["at_least"], entry["verdict"]) == ({"p50": 20, "p99": 200}, verdict)
+
+
+def test_of_a_latency_p99_alone_may_be_limited() -> None:
+    latencies = Latencies(
+        Latency("added", [Percentiles(9_000, 1_000)]), (Latency("with", [Percentiles(9_100, 1_100)]),)
+    )
+    figure = Figure("loop", "what is added", lambda _: latencies, 5_000, 1_000)
+    result = report.Result(figure, latencies)
+    assert result.verdict == "aim"
+    assert "9,100 / 1,100 µs" in report.table(result)
+    [entry] = report.document({}, {}, [result])["figures"]
+    assert [calls["name"] for calls in entry["calls"]] == ["added", "with"]
 
 
 def test_a_name_that_no_figure_has_lists_those_there_are(empty_postgres: Database) -> None:

@@ -9,7 +9,7 @@ EXTRAS := binary,sqlite,cli,otel
 PROCESSES ?= 2
 PYTEST := python -m pytest -n $(PROCESSES) --dist worksteal
 
-.PHONY: help demo test bench bench-scale lint types contracts wheel lowest clean
+.PHONY: help demo test bench bench-scale chaos lint types contracts wheel lowest clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ bench: $(VENV)/installed-dev ## Measure the package against the raw drivers (abo
 
 bench-scale: $(VENV)/installed-bench ## Measure reads at 100,000 to 10,000,000 rows, into docs/ (about 40 minutes, 20 GB)
 	$(BIN)/python -m benchmarks.scale --docs docs
+
+chaos: $(VENV)/installed-dev ## Kill writing processes and servers, and count what it costs, into docs/ (about 8 minutes)
+	$(BIN)/python -m tests.chaos --docs docs/writer.md
 
 lint: $(VENV)/installed-dev ## Ruff: rules and format
 	$(BIN)/ruff check .

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import chain, islice
-from operator import methodcaller
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from provider_trace_store.drivers import (
     blames_a_row,
@@ -77,15 +76,7 @@ class BulkResult:
     rejected: tuple[RejectedTrace, ...] = ()
 
 
-class RowSource(Protocol):
-    """What a row is made of, when its turn comes."""
-
-    @property
-    def id(self) -> str:
-        """The trace's id."""
-
-    def make(self) -> Row:
-        """Return the row; TraceEncodingError or TraceTooLargeError where it cannot be stored."""
+_Source = TypeVar("_Source")
 
 
 def create_many(store: RowStore, maker: RowMaker, traces: Iterable[ProviderTrace]) -> BulkResult:
@@ -113,18 +104,20 @@ def create_many(store: RowStore, maker: RowMaker, traces: Iterable[ProviderTrace
 
 def create_rows(
     store: RowStore,
-    sources: Sequence[RowSource],
-    on_rejected: Callable[[Row | RowSource, ProviderTraceStoreError], None],
+    sources: Sequence[_Source],
+    make: Callable[[_Source], Row],
+    on_rejected: Callable[[Row | _Source, ProviderTraceStoreError], None],
 ) -> BulkResult:
     """Store rows of any number of organizations, by the rules of `create_many`, whose errors it has.
 
     Args:
         store: where.
-        sources: of the rows, which are made while the database writes.
+        sources: of the rows, each with an `id`.
+        make: makes a row of one, while the database writes; TraceEncodingError or TraceTooLargeError where it cannot.
         on_rejected: called with each that was not stored, as its row where one could be made; the transaction may
             still be rolled back.
     """
-    return _Call(store, methodcaller("make"), on_rejected).write(sources)
+    return _Call(store, make, on_rejected).write(sources)
 
 
 class _Call:

@@ -6,7 +6,8 @@ class of the error and never by its text.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from time import perf_counter, sleep
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -29,15 +30,28 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from provider_trace_store.bulk import RowSource
     from provider_trace_store.queries import Record
     from provider_trace_store.rows import Row
 
+# How long rows are made without a break, and how long one is at least, in seconds.
+_TURN: Final = 0.002
+_BREAK: Final = 0.00001
 # Into how many parts rows are cut that cannot be stored together.
 _PARTS: Final = 4
 # What a row may be to blame for although it reads like the database's trouble: PostgreSQL's appendix A, "Error Codes".
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
 _MAY_BE_THE_ROW: Final = frozenset({"57014", "53200"})  # query canceled (statement_timeout), out of memory
+
+
+class RowSource(Protocol):
+    """What a row is made of, when its turn comes."""
+
+    @property
+    def id(self) -> str:
+        """The trace's id."""
+
+    def make(self) -> Row:
+        """Return the row; TraceEncodingError or TraceTooLargeError where it cannot be stored."""
 
 
 class Refusal(NamedTuple):
@@ -114,6 +128,7 @@ def deliver(sessions: Callable[[], Session], record: Record, sources: Sequence[R
             result = create_rows(
                 RowStore(session, record, layout_for(record)),
                 sources,
+                _Turns().make,
                 lambda what, error: refusals.append(Refusal(what, error)),
             )
             _check_privileges(session, record, refusals)
@@ -139,6 +154,23 @@ def deliver(sessions: Callable[[], Session], record: Record, sources: Sequence[R
     if blamed is not None:
         raise NotTogetherError(blamed)
     raise problem
+
+
+class _Turns:
+    """Makes rows, and lets the host's threads have their turn in between.
+
+    Python's interpreter would let them wait for `sys.getswitchinterval`, 5 ms, each time that one of them wants to go
+    on: an event loop would be late by as much. A sleep of nothing does not help: this thread would be back first.
+    """
+
+    def __init__(self) -> None:
+        self._end = perf_counter() + _TURN
+
+    def make(self, source: RowSource) -> Row:
+        if perf_counter() > self._end:
+            sleep(_BREAK)
+            self._end = perf_counter() + _TURN
+        return source.make()
 
 
 def parts_of(sources: Sequence[RowSource]) -> list[Sequence[RowSource]]:

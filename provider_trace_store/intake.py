@@ -7,6 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from provider_trace_store.errors import TraceEncodingError, TraceTooLargeError
+from provider_trace_store.models import ProviderTraceRecord
 from provider_trace_store.rows import Row
 from provider_trace_store.spool import SpoolUnavailableError
 from provider_trace_store.submissions import Submission, row_or_error
@@ -35,6 +36,7 @@ class Intake:
         self._ledger = ledger
         self._spool = spool
         self._is_durable = options.is_durable
+        self._has_bodies = options.record is ProviderTraceRecord
         self._occasionally = occasionally
 
     def submit(self, trace: BaseProviderTrace, maker: RowMaker) -> None:
@@ -46,8 +48,10 @@ class Intake:
         if self._is_durable:
             self._spool_now(trace, maker)
             return
-        submission = Submission(trace, maker)
         ledger = self._ledger
+        # Where the thread that sends does not keep up, encoding bodies is work that its callers take off it. Whether it
+        # does, one of them need not know to the moment.
+        submission = Submission(trace, maker, is_encoded=self._has_bodies and ledger.queue.is_behind)
         with ledger.lock:
             ledger.check_open()
             if not ledger.is_spilling and ledger.queue.has_room_for(submission):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from provider_trace_store.submissions import Submission
     from provider_trace_store.writer_options import WriterOptions
+
+
+# How many batches wait where the thread that sends them does not keep up.
+_BEHIND: Final = 2
 
 
 class MemoryQueue:
@@ -41,6 +45,14 @@ class MemoryQueue:
     def is_batch(self) -> bool:
         """Whether there are as many as are sent at a time."""
         return len(self._waiting) >= self._limits.batch_rows or self._waiting_bytes >= self._limits.batch_bytes
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether more waits than is sent soon."""
+        options = self._limits
+        return (
+            len(self._waiting) >= _BEHIND * options.batch_rows or self._waiting_bytes >= _BEHIND * options.batch_bytes
+        )
 
     @property
     def is_half_empty(self) -> bool:

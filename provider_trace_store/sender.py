@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
     from tenacity import RetryCallState
 
-    from provider_trace_store.bulk import RowSource
+    from provider_trace_store.delivery import RowSource
     from provider_trace_store.errors import ProviderTraceStoreError
     from provider_trace_store.instruments import Instruments
     from provider_trace_store.queries import Record

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # What a submission takes besides its texts and documents: the object, a tuple, dates, an entry of the queue.
 _OVERHEAD: Final = 512
+# What a short text takes besides its characters.
+_OF_A_TAG: Final = 64
 _PROTOCOL: Final = 5
 # How often a trace that is being changed is tried to be encoded.
 _TRIES: Final = 3
@@ -37,24 +39,29 @@ class Submission:
     Args:
         trace: what to copy; only the fields of the table are.
         maker: of the organization's rows.
+        is_encoded: whether the row is made now rather than when its turn comes.
     """
 
     __slots__ = ("_documents", "_error", "_immutable", "_maker", "_row", "_storable", "id", "since", "size")
 
-    def __init__(self, trace: BaseProviderTrace, maker: RowMaker) -> None:
+    def __init__(self, trace: BaseProviderTrace, maker: RowMaker, *, is_encoded: bool = False) -> None:
         given = trace.__dict__
         layout = maker.layout
         self._maker = maker
         self._row: Row | None = None
         self._error: TraceEncodingError | TraceTooLargeError | None = None
         self.since = 0.0
+        self._documents: bytes | tuple[str, ...] | None
+        if is_encoded:
+            self._encode_now(trace)
+            return
         try:
             self.id: str = given["id"]
             # Texts and dates do not change.
             self._immutable = layout.immutable_of(given)
             self._documents = _copied([given[name] for _, name in layout.documents])
             texts = [value for value in self._immutable if type(value) is str]
-            self.size = _OVERHEAD + len(self._documents) + sum(map(len, texts))
+            self.size = _OVERHEAD + _size_of(self._documents) + len("".join(texts))
             is_copied = type(self.id) is str
         except (KeyError, ValueError, RuntimeError, pickle.PickleError, _OtherTypeError):
             # It was made around the schema, holds itself, is nested deeply, is being changed by another thread, or has
@@ -84,15 +91,19 @@ class Submission:
 
     def _fields(self) -> dict[str, Any]:
         layout = self._maker.layout
-        copied = pickle.loads(self._documents) if self._documents else ()  # noqa: S301  (of this process, and plain)
-        return dict(zip(layout.copied, (*self._immutable, *copied), strict=False))
+        copied = self._documents
+        if isinstance(copied, bytes):
+            documents = pickle.loads(copied)  # noqa: S301  (made in this process, of plain types)
+        else:
+            documents = [copied and list(copied)]
+        return dict(zip(layout.copied, (*self._immutable, *documents), strict=False))
 
     def _encode_now(self, trace: BaseProviderTrace) -> None:
         given = trace.__dict__
         layout = self._maker.layout
         self.id = str(given.get("id", ""))
         self.size = _OVERHEAD
-        self._documents = b""
+        self._documents = None
         values = map(given.get, layout.immutable)
         self._immutable = tuple([value if isinstance(value, str | datetime) else None for value in values])
         made = row_or_error(trace, self._maker)
@@ -126,6 +137,12 @@ def row_or_error(trace: BaseProviderTrace, maker: RowMaker) -> Row | TraceEncodi
     return TraceEncodingError("trace", reason, str(trace.__dict__.get("id", "")))
 
 
+def _size_of(copied: bytes | tuple[str, ...] | None) -> int:
+    if isinstance(copied, bytes):
+        return len(copied)
+    return sum([_OF_A_TAG + len(tag) for tag in copied or ()])
+
+
 def _encoded(fields: Mapping[str, Any], names: Sequence[str]) -> dict[str, bytes]:
     documents: dict[str, bytes] = {}
     for name in names:
@@ -146,7 +163,14 @@ class _Pickler(pickle.Pickler):
         raise _OtherTypeError
 
 
-def _copied(documents: list[Any]) -> bytes:
+def _copied(documents: list[Any]) -> bytes | tuple[str, ...] | None:
+    """Return a copy of documents: of metadata, which has tags and nothing else, mostly as a tuple of texts."""
+    if len(documents) == 1:
+        [tags] = documents
+        if tags is None:
+            return None
+        if type(tags) is list and tags and all(type(tag) is str for tag in tags):
+            return tuple(tags)
     buffer = BytesIO()
     pickler = _Pickler(buffer, _PROTOCOL)
     # No memo, in which every text would be looked up; what holds itself is a ValueError all the same.

@@ -46,6 +46,7 @@ lowest: .venv-lowest/installed-dev ## Run the tests with the lowest versions tha
 	.venv-lowest/bin/$(PYTEST) -k "not pg16 and not pgbouncer" tests/test_codec.py tests/test_repository.py \
 		tests/test_repository_faults.py tests/test_bulk.py tests/test_migrations.py tests/test_schemas.py \
 		tests/test_pages.py tests/test_pages_of_both_tables.py tests/test_counts.py tests/test_deletion.py \
+		tests/test_writer.py tests/test_writer_spool.py tests/test_writer_edges.py tests/test_writer_telemetry.py \
 		tests/test_settings.py tests/test_cli.py::test_migrate_goes_up_and_down
 
 clean: ## Remove what the targets made

@@ -1,4 +1,4 @@
-"""A backend that records the calls it makes: the asynchronous repository in a FastAPI app.
+"""A backend that records the calls it makes: a writer in the background, and the asynchronous repository to read.
 
     uvicorn --app-dir examples fastapi_app:app
 
@@ -8,21 +8,21 @@ It needs the extra `sqlite` for the default database, and FastAPI 0.121 or later
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import UUID  # noqa: TC003  (FastAPI reads the annotations)
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Path, Request, status
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from sqlalchemy import make_url
+from sqlalchemy import create_engine, make_url
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from provider_trace_store import (
     AsyncProviderTraceRepository,
     ProviderTrace,
-    ProviderTraceConflictError,
     ProviderTraceMetadata,
     StoreSettings,
+    TraceWriter,
 )
 from provider_trace_store.migrations import upgrade
 
@@ -36,9 +36,11 @@ STEP_ID = r"^[\w-]{1,100}$"
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Make the engine, bring its database up to date, and close it at the end."""
+    """Make the engines, bring the database up to date, and store at the end what was submitted."""
     settings = StoreSettings()
     url = make_url(settings.database_url)
+    # The writer's own connection, which no request waits for.
+    background = create_engine(url, pool_size=1, max_overflow=0, hide_parameters=True)
     if url.drivername == "sqlite":
         url = url.set(drivername="sqlite+aiosqlite")
     engine = create_async_engine(url, hide_parameters=True)
@@ -46,7 +48,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await connection.run_sync(upgrade)
     app.state.settings = settings
     app.state.sessions = async_sessionmaker(engine)
-    yield
+    async with TraceWriter(
+        background, metadata_only=settings.metadata_only, spool_dir=settings.spool_dir
+    ) as app.state.writer:
+        yield
+    background.dispose()
     await engine.dispose()
 
 
@@ -54,12 +60,11 @@ app = FastAPI(title="An agent backend", lifespan=lifespan)
 
 
 async def session_of_request(request: Request) -> AsyncIterator[AsyncSession]:
-    """Yield the request's session, which commits at its end, or rolls back where the request failed."""
-    async with request.app.state.sessions.begin() as session:
+    """Yield the request's session."""
+    async with request.app.state.sessions() as session:
         yield session
 
 
-# With the default scope the session would commit after the response: a failed commit would go unnoticed.
 RequestSession = Annotated[AsyncSession, Depends(session_of_request, scope="function")]
 
 
@@ -72,16 +77,20 @@ def settings_of_app(request: Request) -> StoreSettings:
 Settings = Annotated[StoreSettings, Depends(settings_of_app)]
 
 
-def traces_of_tenant(
-    session: RequestSession,
-    settings: Settings,
-    # A real backend takes the tenant from the caller's credentials.
-    x_organization_id: Annotated[str, Header(min_length=1, max_length=100)],
-) -> AsyncProviderTraceRepository:
+def writer_of_app(request: Request) -> TraceWriter:
+    """Return the writer of all tenants."""
+    writer: TraceWriter = request.app.state.writer
+    return writer
+
+
+Writer = Annotated[TraceWriter, Depends(writer_of_app)]
+# A real backend takes the tenant from the caller's credentials.
+Tenant = Annotated[str, Header(alias="X-Organization-Id", min_length=1, max_length=100)]
+
+
+def traces_of_tenant(session: RequestSession, tenant: Tenant) -> AsyncProviderTraceRepository:
     """Return the repository of the tenant that the request is for."""
-    return AsyncProviderTraceRepository(
-        session, organization_id=x_organization_id, metadata_only=settings.metadata_only
-    )
+    return AsyncProviderTraceRepository(session, organization_id=tenant)
 
 
 Traces = Annotated[AsyncProviderTraceRepository, Depends(traces_of_tenant)]
@@ -108,17 +117,10 @@ async def call_provider(request: dict[str, Any]) -> dict[str, Any]:
     return {"choices": [{"message": {"role": "assistant", "content": f"You said: {prompt}"}}]}
 
 
-@app.exception_handler(ProviderTraceConflictError)
-async def conflict(_: Request, error: Exception) -> JSONResponse:
-    """Answer 409 where an id is taken; the message names the id and nothing else."""
-    return JSONResponse({"detail": str(error)}, status.HTTP_409_CONFLICT)
-
-
 @app.post("/calls", status_code=status.HTTP_201_CREATED)
-async def call_model(call: Call, traces: Traces, settings: Settings) -> Answer:
-    """Call the model and record the call."""
+async def call_model(call: Call, writer: Writer, settings: Settings, tenant: Tenant) -> Answer:
+    """Call the model and record the call, which costs the caller microseconds whatever the database does."""
     request = {"model": "local", "messages": [{"role": "user", "content": call.prompt}]}
-    # The session takes a connection with its first statement: none is held while the provider works.
     response = await call_provider(request)
     chosen = {} if call.id is None else {"id": call.id}
     trace = ProviderTrace.model_validate(
@@ -131,8 +133,14 @@ async def call_model(call: Call, traces: Traces, settings: Settings) -> Answer:
             "source": settings.source,
         }
     )
-    await traces.create(trace)
+    writer.submit(trace, organization_id=tenant)
     return Answer(trace_id=trace.id, text=response["choices"][0]["message"]["content"])
+
+
+@app.get("/writer")
+async def show_writer(writer: Writer) -> dict[str, int]:
+    """Return what became of the traces, for whoever watches over the app."""
+    return asdict(writer.stats)
 
 
 @app.get("/traces/{trace_id}")

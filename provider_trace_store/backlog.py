@@ -108,24 +108,26 @@ class Backlog:
         if self._segment is None:
             # It was closed meanwhile, for the next process to read.
             return 0
+        file = self.files[0]
+        uncounted = max(0, len(batch.rows) - file.count)
         with self._lock:
-            self._lessen(len(batch.rows), sum(row.size for row in batch.rows))
+            self._lessen(len(batch.rows) - uncounted, sum(row.size for row in batch.rows))
         self._place = batch.place
         # Where the disk is full, they are sent once more, after the next start.
         with suppress(sqlite3.Error):
             self._segment.mark_stored(batch.place)
-        if self.files[0].count > 0:
-            return 0
+        if file.count:
+            return uncounted
         # A file is not deleted because of a number in memory.
-        uncounted = 0
+        left = 0
         with suppress(SegmentDamagedError):
-            uncounted = self._segment.count_after(batch.place)
-        if uncounted:
+            left = self._segment.count_after(batch.place)
+        if left:
             with self._lock:
-                self._lessen(-uncounted, 0)
+                self._lessen(-left, 0)
         else:
             self._finish()
-        return uncounted
+        return uncounted + left
 
     def give_up_first(self) -> tuple[Sealed, int]:
         """Close the first file, and return it and how far its rows are stored."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from threading import TIMEOUT_MAX, Condition, Lock
+from threading import Condition, Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from provider_trace_store.submissions import Submission
     from provider_trace_store.writer_options import WriterOptions
 
+_FOR_EVER: Final = 1e6
 _COUNTED: Final = ("accepted", "stored", "unchanged", "rejected", "spooled", "dropped", "adopted", "retries")
 
 
@@ -96,7 +97,7 @@ class Ledger:
             timeout: how long those that were taken may still be stored, in seconds.
         """
         self.is_closing = True
-        self.deadline = monotonic() + _bounded(timeout)
+        self.deadline = monotonic() + bounded(timeout)
         self._nudge()
         self.room.notify_all()
 
@@ -124,7 +125,7 @@ class Ledger:
                 def is_over() -> bool:
                     return self.is_abandoned or have_left() or not (is_patient or self.counts["retries"] == retries)
 
-                self.progress.wait_for(is_over, _bounded(timeout))
+                self.progress.wait_for(is_over, bounded(timeout))
                 return have_left()
             finally:
                 self._flushes -= 1
@@ -147,6 +148,6 @@ class Ledger:
         self.work.notify_all()
 
 
-def _bounded(timeout: float) -> float:
-    # What the system's clocks can take.
-    return min(max(timeout, 0.0), TIMEOUT_MAX)
+def bounded(timeout: float) -> float:
+    """Return a time that the system's clocks can take, in seconds: for ever is eleven days."""
+    return min(max(timeout, 0.0), _FOR_EVER)

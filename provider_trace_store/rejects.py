@@ -103,6 +103,9 @@ def _values(reject: Reject, fields: Sequence[str]) -> list[Any]:
     for name in fields:
         value = reject.fields.get(name)
         if isinstance(value, datetime):
-            value = sqlite_text(moment_of(value))
+            try:
+                value = sqlite_text(moment_of(value))
+            except OverflowError:
+                value = str(value)
         values.append(value if isinstance(value, str | bytes | int) else None)
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path  # noqa: TC003  (pydantic reads the annotations)
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, AliasChoices, Field
@@ -44,6 +45,8 @@ class StoreSettings(BaseSettings):
         metadata_only: `PROVIDER_TRACE_STORE_METADATA_ONLY`, or
             `LETTA_TELEMETRY_PROVIDER_TRACE_PG_METADATA_ONLY` of existing deployments: whether traces are
             written without their bodies. False by default.
+        spool_dir: `PROVIDER_TRACE_STORE_SPOOL_DIR`, where `TraceWriter` keeps what waits for the database; no spool
+            by default.
         source: `PROVIDER_TRACE_STORE_SOURCE`, or `LETTA_TELEMETRY_SOURCE` of existing deployments: the name
             of the service that makes the calls, for `ProviderTrace.source`.
     """
@@ -63,6 +66,7 @@ class StoreSettings(BaseSettings):
             "PROVIDER_TRACE_STORE_METADATA_ONLY", "LETTA_TELEMETRY_PROVIDER_TRACE_PG_METADATA_ONLY"
         ),
     )
+    spool_dir: Path | None = None
     source: str | None = Field(
         default=None,
         validation_alias=AliasChoices("PROVIDER_TRACE_STORE_SOURCE", "LETTA_TELEMETRY_SOURCE"),

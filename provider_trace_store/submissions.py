@@ -92,10 +92,8 @@ class Submission:
     def _fields(self) -> dict[str, Any]:
         layout = self._maker.layout
         copied = self._documents
-        if isinstance(copied, bytes):
-            documents = pickle.loads(copied)  # noqa: S301  (made in this process, of plain types)
-        else:
-            documents = [copied and list(copied)]
+        # The bytes were made in this process, of plain types.
+        documents = pickle.loads(copied) if isinstance(copied, bytes) else [copied and list(copied)]  # noqa: S301
         return dict(zip(layout.copied, (*self._immutable, *documents), strict=False))
 
     def _encode_now(self, trace: BaseProviderTrace) -> None:

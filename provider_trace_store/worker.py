@@ -8,12 +8,13 @@ what was there before.
 from __future__ import annotations
 
 import logging
-from threading import TIMEOUT_MAX, Lock, Thread, current_thread
+from threading import Lock, Thread, current_thread
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from provider_trace_store.delivery import Refusal
 from provider_trace_store.errors import TraceEncodingError, TraceTooLargeError
+from provider_trace_store.ledger import bounded
 from provider_trace_store.sender import GaveUpError
 from provider_trace_store.spool import SpoolUnavailableError
 
@@ -113,7 +114,7 @@ class Worker:
             Whether everything is stored, unchanged or rejected.
         """
         ledger = self._ledger
-        timeout = min(max(timeout, 0.0), TIMEOUT_MAX)
+        timeout = bounded(timeout)
         # The thread that is here may have been interrupted by a signal, with the lock in hand.
         if not ledger.lock.acquire(timeout=timeout + _GRACE):
             logger.error("the writer is not closed: a signal's handler must not do that, or only in another thread")

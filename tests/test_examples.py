@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import runpy
+import sqlite3
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -106,11 +108,19 @@ async def running_app() -> AsyncIterator[AsyncClient]:
         yield client
 
 
+async def stored(client: AsyncClient, count: int) -> None:
+    """Wait until the app's writer has stored so many traces."""
+    async with asyncio.timeout(30):
+        while (await client.get("/writer")).json()["stored"] < count:  # noqa: ASYNC110  (of another thread)
+            await asyncio.sleep(0.01)
+
+
 async def check_app() -> None:
     async with running_app() as client:
         answers = [await client.post("/calls", json=CALL) for _ in range(2)]
         assert [answer.status_code for answer in answers] == [201, 201]
         ids = [answer.json()["trace_id"] for answer in answers]
+        await stored(client, 2)
 
         trace = (await client.get(f"/traces/{ids[0]}")).json()
         assert trace["request_json"]["messages"] == [{"role": "user", "content": "Hello"}]
@@ -119,8 +129,11 @@ async def check_app() -> None:
 
         listed = (await client.get("/steps/step-1/traces")).json()
         assert [found["id"] for found in listed] == ids
+        # The app ends before the writer's next batch.
+        last = (await client.post("/calls", json=CALL)).json()["trace_id"]
     async with running_app() as client:
         assert (await client.get(f"/traces/{ids[0]}")).json() == trace
+        assert (await client.get(f"/traces/{last}")).status_code == 200
 
 
 @pytest.fixture
@@ -144,21 +157,40 @@ async def test_app_records_calls_and_finds_them_after_a_restart_on_postgresql(
 
 
 @pytest.mark.usefixtures("sqlite_app")
-async def test_app_answers_409_for_an_id_that_another_call_has_and_keeps_the_first() -> None:
+async def test_app_counts_an_id_that_another_call_has_and_keeps_the_first() -> None:
     call_id = "01890a5d-ac96-774b-bcce-b302099a8057"
     async with running_app() as client:
         assert (await client.post("/calls", json={**CALL, "id": call_id})).status_code == 201
-        refused = await client.post("/calls", json={**CALL, "id": call_id, "prompt": "Something else"})
-        assert refused.status_code == 409
-        assert "Something else" not in refused.text
+        await client.post("/calls", json={**CALL, "id": call_id, "prompt": "Something else"})
+        await client.post("/calls", json=CALL)
+        await stored(client, 2)
+        assert (await client.get("/writer")).json()["rejected"] == 1
         kept = (await client.get(f"/traces/provider_trace-{call_id}")).json()
         assert kept["request_json"]["messages"][0]["content"] == "Hello"
+
+
+@pytest.mark.usefixtures("sqlite_app")
+async def test_app_answers_while_its_database_is_away_and_stores_later(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PROVIDER_TRACE_STORE_SPOOL_DIR", str(tmp_path / "spool"))
+    database = tmp_path / "app.db"
+    async with running_app() as client:
+        with closing(sqlite3.connect(database, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            call = await client.post("/calls", json=CALL)
+            assert call.status_code == 201
+            assert (await client.get("/writer")).json()["spooled"] == 1
+            other.execute("ROLLBACK")
+        await stored(client, 1)
+        assert (await client.get(f"/traces/{call.json()['trace_id']}")).status_code == 200
 
 
 @pytest.mark.usefixtures("sqlite_app")
 async def test_app_shows_a_tenant_nothing_of_another_one() -> None:
     async with running_app() as client:
         trace_id = (await client.post("/calls", json=CALL)).json()["trace_id"]
+        await stored(client, 1)
         other = {"X-Organization-Id": "org-b"}
         assert (await client.get(f"/traces/{trace_id}", headers=other)).status_code == 404
         assert (await client.get(f"/traces/{trace_id}/metadata", headers=other)).status_code == 404
@@ -170,6 +202,7 @@ async def test_app_keeps_only_metadata_where_the_flag_is_set(monkeypatch: pytest
     monkeypatch.setenv("PROVIDER_TRACE_STORE_METADATA_ONLY", "true")
     async with running_app() as client:
         trace_id = (await client.post("/calls", json=CALL)).json()["trace_id"]
+        await stored(client, 1)
         assert (await client.get(f"/traces/{trace_id}")).status_code == 404
         metadata = (await client.get(f"/traces/{trace_id}/metadata")).json()
         assert metadata["step_id"] == "step-1"

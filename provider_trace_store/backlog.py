@@ -99,15 +99,15 @@ class Backlog:
         self._finish()
         return None
 
-    def settle(self, batch: SpoolBatch) -> int:
+    def settle(self, batch: SpoolBatch) -> int | None:
         """Note that all rows of a batch are stored, or were refused for good.
 
         Returns:
-            How many rows there are that nobody has counted, as an append was interrupted between the two.
+            How many rows there are that nobody has counted, as an append was interrupted between the two; None where
+            the spool was closed meanwhile, and the rows are the next process's.
         """
         if self._segment is None:
-            # It was closed meanwhile, for the next process to read.
-            return 0
+            return None
         file = self.files[0]
         uncounted = max(0, len(batch.rows) - file.count)
         with self._lock:

@@ -196,6 +196,13 @@ class Segment:
             [count] = self._connection.execute(statement, (place,)).fetchone()
         return int(count)
 
+    def has_rows(self) -> bool:
+        """Return whether there is any row, or nobody can say that there is none."""
+        try:
+            return self.count_after(0) > 0
+        except (SegmentDamagedError, sqlite3.Error):
+            return True
+
     def read(self, after: int, max_rows: int, max_bytes: int, *, check: bool = False) -> list[Waiting]:
         """Return rows in their order, the first one however large it is.
 

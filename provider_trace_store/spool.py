@@ -221,8 +221,8 @@ class Spool:
             raise SpoolUnavailableError
         return None, change
 
-    def settle(self, batch: SpoolBatch) -> int:
-        """Note that all rows of a batch are stored, or were refused for good, and return how many nobody counted."""
+    def settle(self, batch: SpoolBatch) -> int | None:
+        """Note that all rows of a batch are stored, or were refused for good; see `Backlog.settle`."""
         with self.reading:
             return batch.backlog.settle(batch)
 
@@ -322,8 +322,10 @@ class Spool:
         return segment
 
     def _retire(self, active: _Active) -> None:
+        # As in `Backlog.settle`: a row may be there that nobody has counted, as an append was interrupted.
+        is_needed = active.count > 0 or active.segment.has_rows()
         active.segment.close()
-        if active.count:
+        if is_needed:
             self._own.add(Sealed(active.segment.path, active.count, active.size))
         else:
             with suppress(OSError):

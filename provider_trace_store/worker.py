@@ -290,9 +290,9 @@ class Worker:
             with spool.lock:
                 spool.append(postponed, batch.record, is_rescue=True)
         uncounted = spool.settle(batch)
+        if uncounted is None:
+            return
         with ledger.lock:
-            if ledger.is_abandoned:
-                return
             ledger.counts["spooled"] += uncounted + len(postponed) - len(batch.rows)
             ledger.counts["accepted"] += uncounted
             if not batch.backlog.is_adopted:

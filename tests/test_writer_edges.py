@@ -179,27 +179,31 @@ def test_reading_a_damaged_file_ends_whatever_is_in_it(
     segment.close()
 
 
+@pytest.mark.parametrize("interrupted", [0, 5])
+@pytest.mark.parametrize("count", [1, 20])
 def test_an_interrupt_between_append_and_count_loses_nothing(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: int, count: int
 ) -> None:
     append = Segment.append
 
-    def interrupted(self: Segment, rows: Any) -> None:
+    def interrupting(self: Segment, rows: Any) -> None:
         append(self, rows)
-        if rows[0].trace_id == trace_id(5):
+        if rows[0].trace_id == trace_id(interrupted):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Segment, "append", interrupted)
-    with a_writer(database, spool_dir=tmp_path, batch_age=3600) as writer:
-        for trace in a_batch(20):
+    monkeypatch.setattr(Segment, "append", interrupting)
+    with a_writer_to_nowhere(spool_dir=tmp_path, batch_age=3600) as writer:
+        for trace in a_batch(count):
             try:
                 writer.submit(trace, organization_id=ORG)
             except KeyboardInterrupt:
-                assert trace.id == trace_id(5)
-        assert writer.flush(20)
-        wait_until(lambda: not writer.stats.spooled)
+                assert trace.id == trace_id(interrupted)
+        writer.flush(0.2)
         assert_accounted(writer.stats)
-    assert ids_in(database.url) == [trace_id(number) for number in range(20)]
+    with a_writer(database, spool_dir=tmp_path) as writer:
+        wait_until(lambda: writer.stats.stored == count)
+        assert_accounted(writer.stats)
+    assert ids_in(database.url) == [trace_id(number) for number in range(count)]
     assert files_in(tmp_path) == []
 
 

@@ -38,7 +38,7 @@ _TURN: Final = 0.002
 _BREAK: Final = 0.00001
 # Into how many parts rows are cut that cannot be stored together.
 _PARTS: Final = 4
-# What a row may be to blame for although it reads like the database's trouble: PostgreSQL's appendix A, "Error Codes".
+# PostgreSQL's appendix A, "Error Codes". Of the latter a row may be the cause, though they read like the server's.
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
 _MAY_BE_THE_ROW: Final = frozenset({"57014", "53200"})  # query canceled (statement_timeout), out of memory
 

@@ -51,11 +51,11 @@ class Telemetry:
     """Tells OpenTelemetry, by the providers that the host has set.
 
     Args:
-        system: the database, as the conventions call it: `postgresql` or `sqlite`.
+        system: returns the database, as the conventions call it: `postgresql` or `sqlite`.
         stats: returns the writer's counters, which are read when the metrics are collected.
     """
 
-    def __init__(self, system: str, stats: Callable[[], WriterStats]) -> None:
+    def __init__(self, system: Callable[[], str], stats: Callable[[], WriterStats]) -> None:
         from opentelemetry import metrics, trace  # noqa: PLC0415  # an extra
 
         self._system = system
@@ -96,7 +96,7 @@ class Telemetry:
     def batch(self, table: str, rows: int, seconds: float, failure: str | None) -> None:
         """Record the duration, the number of rows and a span; see `Instruments`."""
         attributes: dict[str, Any] = {
-            "db.system.name": self._system,
+            "db.system.name": self._system(),
             "db.collection.name": table,
             "db.operation.name": "BATCH INSERT",
         }
@@ -132,7 +132,7 @@ class Telemetry:
         return [self._observation(getattr(stats, name), {f"{_PREFIX}.outcome": name}) for name in outcomes]
 
 
-def instruments_for(system: str, stats: Callable[[], WriterStats]) -> Instruments:
+def instruments_for(system: Callable[[], str], stats: Callable[[], WriterStats]) -> Instruments:
     """Return what tells OpenTelemetry where it is installed, or else nobody; arguments as `Telemetry`."""
     try:
         return Telemetry(system, stats)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from threading import Condition, Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -38,11 +39,13 @@ class Ledger:
         # How many came to the spool and left it; the first to come are the first to leave.
         self.spool_came = 0
         self.spool_left = 0
+        # What had come to the spool when rows of a damaged file were put behind the others there.
+        self.rescued_up_to = 0
         self.counts = dict.fromkeys(_COUNTED, 0)
         # What has left only to come again.
         self.postponed: set[str] = set()
         # Taken off the queue by a close, and not yet counted as what becomes of them.
-        self.leaving = 0
+        self.leaving: deque[Submission] = deque()
         self.is_closing = False
         self.deadline = 0.0
         # Closed, and the thread may still be at something that does not end.
@@ -65,7 +68,7 @@ class Ledger:
             counts = self.counts
             return WriterStats(
                 **counts,
-                queued=len(self.queue) + self.leaving,
+                queued=len(self.queue) + len(self.leaving),
                 queued_bytes=self.queue.bytes,
                 spooled_bytes=spool_size if counts["spooled"] else 0,
             )
@@ -115,7 +118,8 @@ class Ledger:
             queue_target, spool_target = self.queue.came, self.spool_came
 
             def have_left() -> bool:
-                return self.queue.left >= queue_target and self.spool_left >= spool_target and not self.postponed
+                spool_end = max(spool_target, self.rescued_up_to)
+                return self.queue.left >= queue_target and self.spool_left >= spool_end and not self.postponed
 
             self._flushes += 1
             self._nudge()

@@ -97,8 +97,8 @@ class _Writers:
         _each(list(self._open), lambda writer, seconds: writer.close(seconds))
 
     def _on_sigterm(self, number: int, _: FrameType | None) -> None:
-        if self._is_ending:
-            # All is done, or somebody cannot wait.
+        if self._is_ending or not self._open:
+            # All is done, or there is nothing to do, or somebody cannot wait.
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             # The first process of a container is not ended by a signal that it does not handle.

@@ -60,6 +60,11 @@ class Pipeline:
         """The lock of what may take as long as the database likes, taken before the others."""
         return self._sender.delivering
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether a close has come to its end."""
+        return self._worker.is_closed
+
     def start(self) -> None:
         """Start the thread before the first trace, for what a dead process left in the spool."""
         self._worker.start()

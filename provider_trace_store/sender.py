@@ -191,6 +191,7 @@ class Sender:
         return Sent(part, delivered.created, delivered.unchanged, len(delivered.refusals))
 
     def _refused(self, record: Record, source: RowSource, error: ProviderTraceStoreError) -> Sent:
+        self._strikes.pop(source.id, None)
         self.refuse(record, [Refusal(_row_of(source), error)])
         return Sent([source], rejected=1)
 

@@ -103,6 +103,9 @@ class Spool:
         self._ownership: Ownership | None = None
         self._active: _Active | None = None
         self._is_closed = False
+        self._has_refused = False
+        # Damaged files that have been read, and could not be renamed.
+        self._stay: set[Path] = set()
         # Held for the time of one append.
         self.lock = Lock()
         # Held while anything else is done with a file. Taken before the other one.
@@ -144,6 +147,10 @@ class Spool:
         """Whether none of this writer's own rows wait; to be asked with `lock` held."""
         return not self._own.files and not self.active_count
 
+    def has_room_for(self, size: int) -> bool:
+        """Say whether rows of about so many bytes can be appended, as far as can be known before."""
+        return not self._is_closed and not self._has_refused and self.size + size <= self._options.max_spool_bytes
+
     def append(self, rows: Sequence[Row], record: Record | None = None, *, is_rescue: bool = False) -> None:
         """Add rows, after which a kill of the process does not cost them; to be called with `lock` held.
 
@@ -162,6 +169,7 @@ class Spool:
             active = self._appended_to(rows, record or self._options.record)
         except (sqlite3.Error, OSError):
             active = None
+        self._has_refused = active is None
         if active is None:
             # The driver's error, which may hold a path, is not chained.
             raise SpoolUnavailableError
@@ -214,6 +222,10 @@ class Spool:
                             blocked = True
                             break
                         change = Change(*map(add, change, rescued))
+                    except (sqlite3.Error, OSError):
+                        if change == Change():
+                            raise
+                        return None, change
                     else:
                         if batch is not None:
                             return batch, change
@@ -340,22 +352,21 @@ class Spool:
         rescued = self._rescued(file.path, after=place)
         if rescued is None:
             return None
-        lost = max(0, file.count - rescued)
+        lost, uncounted = max(0, file.count - rescued), max(0, rescued - file.count)
+        left = 0 if backlog.is_adopted else file.count
         backlog.forget_first()
-        return Change(lost=lost, left=0 if backlog.is_adopted else lost + rescued, came=rescued)
+        return Change(adopted=uncounted, lost=lost, left=left, came=rescued)
 
     def _rescued(self, path: Path, after: int) -> int | None:
-        """Set a file aside, append what can be read of it, and return how many rows that were.
+        """Append what can be read of a file, set it aside, and return how many rows that were.
 
         Or return None, and leave it, where they cannot be appended now.
         """
-        aside = path.with_name(path.name + _DAMAGED)
-        _move(path, aside)
         rows: dict[str, Row] = {}
         record = self._options.record
         try:
             with suppress(SegmentDamagedError):
-                segment = Segment.open(aside, is_damaged=True)
+                segment = Segment.open(path, is_damaged=True)
                 record = segment.record
                 try:
                     for row in segment.readable(after):
@@ -366,8 +377,13 @@ class Spool:
                 with self.lock:
                     self.append(list(rows.values()), record, is_rescue=True)
         except (sqlite3.Error, SpoolUnavailableError):
-            _move(aside, path)
             return None
+        # Only now: a process that is killed before leaves the file to the next one, which finds the rows stored.
+        aside = path.with_name(path.name + _DAMAGED)
+        try:
+            _move(path, aside)
+        except OSError:
+            self._stay.add(path)
         logger.error(
             "a file of the spool is damaged: %d traces were read, the rest is set aside as %s", len(rows), aside
         )
@@ -375,10 +391,32 @@ class Spool:
 
     def _adopt(self, name: str, owned: Ownership) -> Change:
         """Take over the files of a dead writer."""
+        try:
+            found, rescued, is_all = self._found(name, owned)
+        except BaseException:
+            owned.release(delete=False)
+            raise
+        if not found:
+            owned.release(delete=is_all)
+        with self.lock:
+            for file in found:
+                self._adopted.add(file)
+        adopted = rescued + sum(file.count for file in found)
+        if adopted:
+            logger.info("%d traces that another process left in the spool are taken over", adopted)
+        return Change(adopted=adopted, came=rescued)
+
+    def _found(self, name: str, owned: Ownership) -> tuple[list[Sealed], int, bool]:
+        """Look through the files of a dead writer.
+
+        Returns:
+            Those that have rows, how many rows were read of damaged ones, and whether that was all.
+        """
         found: list[Sealed] = []
         rescued = 0
         is_all = True
-        for path in sorted(self._directory.glob(f"{name}-*{segments.SUFFIX}")):
+        paths = set(self._directory.glob(f"{name}-*{segments.SUFFIX}"))
+        for path in sorted(paths - self._stay):
             try:
                 if waiting := _count_of(path):
                     found.append(Sealed(path, waiting, path.stat().st_size, owned))
@@ -392,15 +430,7 @@ class Spool:
             except (sqlite3.Error, OSError):
                 # It is looked at again when the others are done with.
                 is_all = False
-        if not found:
-            owned.release(delete=is_all)
-        with self.lock:
-            for file in found:
-                self._adopted.add(file)
-        adopted = rescued + sum(file.count for file in found)
-        if adopted:
-            logger.info("%d traces that another process left in the spool are taken over", adopted)
-        return Change(adopted=adopted, came=rescued)
+        return found, rescued, is_all
 
 
 def _is_of_a_writer(name: str) -> bool:

@@ -78,7 +78,9 @@ class Submission:
         return self._row or self._maker.make_from(self._fields())
 
     def storable_fields(self) -> dict[str, Any]:
-        """Return what can be stored of a trace whose row cannot be made, by field; documents as their stored text."""
+        """Return what can be stored of a trace that is refused, by field; documents as their stored text."""
+        if self._row is not None:
+            return dict(zip(self._maker.layout.fields, self._row.values, strict=True))
         fields = self._fields()
         names = [name for _, name in self._maker.layout.documents]
         texts = {

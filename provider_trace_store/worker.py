@@ -8,6 +8,7 @@ what was there before.
 from __future__ import annotations
 
 import logging
+import sqlite3
 from threading import Lock, Thread, current_thread
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -82,6 +83,7 @@ class Worker:
         sender.wait_like(gives_up=self._gives_up, pause=self._pause)
         self._next_adoption = 0.0
         self._queue_is_next = False
+        self._spool_from = 0.0
         self._closing = Lock()
         self._is_closed: bool | None = None
         self._thread: Thread | None = None
@@ -90,6 +92,11 @@ class Worker:
     def is_started(self) -> bool:
         """Whether the thread was started."""
         return self._thread is not None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether a close has come to its end."""
+        return self._is_closed is not None
 
     def start(self) -> None:
         """Start the thread, unless it was; where the system has none left, the next call tries again."""
@@ -144,15 +151,15 @@ class Worker:
         ledger = self._ledger
         with ledger.lock:
             ledger.is_abandoned = True
-            left = ledger.queue.empty()
-            ledger.leaving = len(left)
+            # Behind what a close that was interrupted has left there.
+            ledger.leaving.extend(ledger.queue.empty())
             ledger.progress.notify_all()
         dropped = 0
-        for submission in left:
-            outcome = self._kept(submission)
+        while ledger.leaving:
+            outcome = self._kept(ledger.leaving[0])
             dropped += outcome == "dropped"
             with ledger.lock:
-                ledger.leaving -= 1
+                ledger.leaving.popleft()
                 ledger.counts[outcome] += 1
         if self._spool is not None:
             self._spool.close(_GRACE)
@@ -218,7 +225,7 @@ class Worker:
         if self._spool is not None and now >= self._next_adoption and not ledger.is_closing:
             return "adopt"
         is_queue_first = ledger.is_spilling
-        if self._options.is_durable:
+        if self._options.is_durable or (self._spool is not None and not is_queue_first and self._spool.is_drained):
             # What is in memory has no order with what is in the spool, and must not wait for all of it.
             is_queue_first = self._queue_is_next = not self._queue_is_next
         for place in ("queue", "spool") if is_queue_first else ("spool", "queue"):
@@ -234,12 +241,16 @@ class Worker:
 
     def _spool_is_due(self, now: float) -> bool:
         spool = self._spool
-        return spool is not None and (spool.has_sealed or self._is_to_be_sealed(spool, now))
+        return spool is not None and now >= self._spool_from and (spool.has_sealed or self._is_to_be_sealed(spool, now))
 
     def _is_to_be_sealed(self, spool: Spool, now: float) -> bool:
         since = self._ledger.spooled_since
         return since is not None and (
-            self._ledger.is_urgent or self._is_batch(spool) or now - since >= self._options.batch_age
+            self._ledger.is_urgent
+            or self._is_batch(spool)
+            or now - since >= self._options.batch_age
+            # What is there came before what is in memory.
+            or (not self._ledger.is_spilling and self._queue_is_due(now))
         )
 
     def _is_batch(self, spool: Spool) -> bool:
@@ -247,10 +258,12 @@ class Worker:
 
     def _seconds_to_wait(self, now: float) -> float | None:
         age = self._options.batch_age
-        waiting = (self._ledger.queue.oldest, self._ledger.spooled_since)
-        moments = [since + age for since in waiting if since is not None]
+        oldest, since = self._ledger.queue.oldest, self._ledger.spooled_since
+        moments = [oldest + age] if oldest is not None else []
         if self._spool is not None:
             moments.append(self._next_adoption)
+            if since is not None or self._spool.has_sealed:
+                moments.append(max((since or now) + age, self._spool_from))
         return max(0.0, min(moments) - now) if moments else None
 
     def _write_queue(self, batch: Sequence[Submission]) -> None:
@@ -276,7 +289,13 @@ class Worker:
                 self._ledger.spooled_since = None
         if is_to_be_sealed:
             spool.seal()
-        batch, change = spool.take(self._options.batch_rows, self._options.batch_bytes)
+        try:
+            batch, change = spool.take(self._options.batch_rows, self._options.batch_bytes)
+        except (sqlite3.Error, OSError, SpoolUnavailableError) as error:
+            # What is in memory does not wait for it.
+            self._spool_from = monotonic() + _PAUSE
+            self._occasionally.log(logging.ERROR, "the spool cannot be read now: %s", type(error).__qualname__)
+            return
         self._note_change(change)
         if batch is not None:
             self._write_batch(spool, batch)
@@ -295,6 +314,10 @@ class Worker:
         with ledger.lock:
             ledger.counts["spooled"] += uncounted + len(postponed) - len(batch.rows)
             ledger.counts["accepted"] += uncounted
+            if ledger.counts["spooled"] < 0:
+                # An append was interrupted before it was counted here.
+                ledger.counts["accepted"] -= ledger.counts["spooled"]
+                ledger.counts["spooled"] = 0
             if not batch.backlog.is_adopted:
                 ledger.spool_came += uncounted
                 ledger.spool_left += len(batch.rows)
@@ -317,6 +340,8 @@ class Worker:
             ledger.counts["dropped"] += change.lost
             ledger.spool_left += change.left
             self._note_came(change.came)
+            if change.came:
+                ledger.rescued_up_to = ledger.spool_came
             ledger.progress.notify_all()
 
     def _note_came(self, count: int) -> None:
@@ -355,4 +380,5 @@ class Worker:
         with ledger.lock:
             if ledger.is_abandoned:
                 return True
-            return ledger.is_closing and (self._spool is not None or monotonic() >= ledger.deadline)
+            can_keep = self._spool is not None and self._spool.has_room_for(ledger.queue.bytes)
+            return ledger.is_closing and (can_keep or monotonic() >= ledger.deadline)

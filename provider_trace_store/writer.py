@@ -102,7 +102,8 @@ class TraceWriter:
         handle_sigterm: bool = True,
         on_rejected: Callable[[str, ProviderTraceStoreError], None] | None = None,
     ) -> None:
-        if isinstance(bind, AsyncEngine | async_sessionmaker) or (not callable(bind) and not isinstance(bind, Engine)):
+        is_engine = isinstance(bind, Engine) and not bind.dialect.is_async
+        if not is_engine and (isinstance(bind, Engine | AsyncEngine | async_sessionmaker) or not callable(bind)):
             reason = "must be a synchronous Engine or sessionmaker: it is used in a thread that has no event loop"
             raise InvalidWriterOptionError("bind", f"{reason}; make one with create_engine() and the same URL")
         self._options = checked(
@@ -128,7 +129,7 @@ class TraceWriter:
         self._max_body_bytes = max_body_bytes
         self._owners: dict[tuple[str, str | None], RowMaker] = {}
         self._owner("-", None)
-        self._instruments = instruments_for(self._system_name(bind), lambda: self.stats)
+        self._instruments = instruments_for(self._system_name, lambda: self.stats)
         self._pipeline = self._new_pipeline()
         self._held: list[Any] = []
         lifecycle.manage(self, handle_sigterm=handle_sigterm)
@@ -189,11 +190,11 @@ class TraceWriter:
         Returns:
             Whether all is stored, unchanged or rejected. Without a spool, what is not is lost, and counted as dropped.
         """
-        try:
-            return self._pipeline.close(self.close_timeout if timeout is None else timeout)
-        finally:
+        is_all = self._pipeline.close(self.close_timeout if timeout is None else timeout)
+        if self._pipeline.is_closed:
             lifecycle.release(self)
             self._instruments.close()
+        return is_all
 
     async def aflush(self, timeout: float = 10.0) -> bool:  # noqa: ASYNC109  (the same in both forms)
         """Do as `flush`, while the event loop goes on."""
@@ -259,11 +260,6 @@ class TraceWriter:
     def _new_pipeline(self) -> Pipeline:
         return Pipeline(self._options, self._session, self._instruments)
 
-    def _system_name(self, bind: Engine | Callable[[], Session]) -> str:
-        if isinstance(bind, Engine):
-            return bind.dialect.name
-        try:
-            with bind() as session:
-                return session.get_bind(mapper=self._options.record).dialect.name
-        except Exception:  # noqa: BLE001  # the host's own; what is wrong shows when traces are stored
-            return "other_sql"
+    def _system_name(self) -> str:
+        """Return what database it is, which is known when a session was made."""
+        return next((engine.dialect.name for engine in tuple(self._engines)), "other_sql")

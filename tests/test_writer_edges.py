@@ -16,13 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import NullPool, create_engine, text
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from provider_trace_store import ProviderTrace, TraceWriter
 from provider_trace_store.models import ProviderTraceRecord
 from provider_trace_store.ownership import Ownership
 from provider_trace_store.rows import RowMaker
 from provider_trace_store.segments import Segment, SegmentDamagedError, layout_for
+from provider_trace_store.worker import Worker
 from tests.batches import ORG, SECRET, a_batch, a_trace, trace_id
 from tests.test_writer_spool import garble_the_head, garble_the_middle, left_behind
 from tests.writers import (
@@ -205,6 +206,96 @@ def test_an_interrupt_between_append_and_count_loses_nothing(
         assert_accounted(writer.stats)
     assert ids_in(database.url) == [trace_id(number) for number in range(count)]
     assert files_in(tmp_path) == []
+
+
+def test_a_process_that_ends_while_it_reads_a_damaged_file_leaves_it_to_the_next(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [path] = left_behind(tmp_path, [a_trace(n, request_json={"text": f"{n} " * 500}) for n in range(100)])
+    garble_the_middle(path)
+    readable = Segment.readable
+
+    def ending(*_: object) -> Any:
+        monkeypatch.setattr(Segment, "readable", readable)
+        raise SystemExit
+
+    monkeypatch.setattr(Segment, "readable", ending)
+    monkeypatch.setattr("provider_trace_store.worker._PAUSE", 0.05)
+    with a_writer(database, spool_dir=tmp_path) as writer:
+        wait_until(lambda: Segment.readable is readable)
+        assert path.exists()
+        writer.close()
+    with a_writer(database, spool_dir=tmp_path) as writer:
+        wait_until(lambda: writer.stats.adopted > 50 and not writer.stats.spooled)
+    assert len(ids_in(database.url)) == writer.stats.stored
+
+
+def test_memory_does_not_wait_for_a_spool_that_cannot_be_read(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_behind(tmp_path, a_batch(3))
+
+    def failing(*_: object) -> None:
+        raise sqlite3.OperationalError
+
+    monkeypatch.setattr("provider_trace_store.spool.Spool.take", failing)
+    with a_writer(database, spool_dir=tmp_path, durability="memory") as writer:
+        wait_until(lambda: writer.stats.adopted == 3)
+        for trace in a_batch(50, first=10):
+            writer.submit(trace, organization_id=ORG)
+        assert writer.flush(10)
+        assert (writer.stats.stored, writer.stats.spooled) == (50, 3)
+
+
+def test_an_interrupted_close_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Worker._kept
+    calls = 0
+
+    def interrupted(self: Worker, submission: Any) -> str:
+        nonlocal calls
+        calls += 1
+        if calls == 10:
+            raise KeyboardInterrupt
+        return kept(self, submission)
+
+    monkeypatch.setattr(Worker, "_kept", interrupted)
+    with a_writer_to_nowhere(spool_dir=tmp_path, durability="memory", batch_age=3600) as writer:
+        for trace in a_batch(50):
+            writer.submit(trace, organization_id=ORG)
+        with pytest.raises(KeyboardInterrupt):
+            writer.close(0)
+        assert_accounted(writer.stats)
+    assert_accounted(writer.stats)
+    assert writer.stats.spooled == 50
+
+
+def test_a_close_goes_on_trying_where_the_spool_cannot_take_the_rest(database: Database, tmp_path: Path) -> None:
+    failures = 2
+
+    def factory() -> Session:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise ConnectionError
+        return Session(database.engine())
+
+    options: dict[str, Any] = {"max_retry_delay": 0.1, "batch_age": 3600, "handle_sigterm": False}
+    writer = TraceWriter(factory, spool_dir=tmp_path, durability="memory", max_spool_bytes=1, **options)
+    for trace in a_batch(50):
+        writer.submit(trace, organization_id=ORG)
+    assert writer.close(20)
+    assert writer.stats.stored == 50
+
+
+def test_a_scoped_session_of_the_hosts_is_left_alone(database: Database) -> None:
+    registry = scoped_session(sessionmaker(database.engine()))
+    registry.execute(text("SELECT 1"))
+    mine = registry()
+    with TraceWriter(registry, batch_age=0, handle_sigterm=False) as writer:
+        writer.submit(a_trace(1), organization_id=ORG)
+        assert writer.flush(20)
+    assert mine.in_transaction()
+    registry.remove()
 
 
 def test_a_lock_whose_file_another_deletes_meanwhile_is_taken_anew(

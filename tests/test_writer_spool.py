@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import NullPool, create_engine
+from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.orm import Session
 
 from provider_trace_store import ProviderTrace, ProviderTraceRepository, TraceWriter, segments, spool
@@ -127,9 +127,10 @@ def test_files_of_writers_that_die_meanwhile_are_taken_over(
         assert writer.stats.adopted == 5
 
 
-def test_new_traces_do_not_wait_for_what_was_left(database: Database, directory: Path) -> None:
+@pytest.mark.parametrize("durability", ["memory", "spool"])
+def test_new_traces_do_not_wait_for_what_was_left(database: Database, directory: Path, durability: str) -> None:
     left_behind(directory, a_batch(3000))
-    with a_writer(database, spool_dir=directory, batch_rows=2) as writer:
+    with a_writer(database, spool_dir=directory, batch_rows=2, durability=durability) as writer:
         wait_until(lambda: writer.stats.adopted == 3000)
         writer.submit(a_trace(9999), organization_id=ORG)
         assert writer.flush(30)
@@ -342,3 +343,10 @@ def test_leaving_memory_for_the_spool_and_coming_back(database: Database, direct
             assert (writer.stats.queued, writer.stats.spooled) == (1, 0), "it does not use memory again"
             assert writer.flush(30)
         assert writer.stats.stored == 153
+    if database.backend == "sqlite":
+        with database.engine().connect() as connection:
+            numbers = [
+                int(one[-36:-28], 16)
+                for one in connection.scalars(text("SELECT id FROM provider_traces ORDER BY rowid"))
+            ]
+        assert numbers == sorted(numbers)

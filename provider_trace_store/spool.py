@@ -13,7 +13,6 @@ What a dead process left is taken over by exactly one other: see `Ownership`.
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from uuid_utils import uuid7
 
-from provider_trace_store import ownership, segments
+from provider_trace_store import segments, spool_files
 from provider_trace_store.backlog import Backlog, Sealed
 from provider_trace_store.ownership import Ownership
 from provider_trace_store.rejects import Rejects
@@ -41,9 +40,6 @@ if TYPE_CHECKING:
 
 # Large enough that files are few while the database is away, small enough that disk space comes back soon.
 SEGMENT_BYTES: Final = 64 * 2**20
-_DAMAGED: Final = ".damaged"
-# Of a writer's name, in characters: a UUID.
-_NAME_LENGTH: Final = 32
 _TRIES: Final = 5
 
 logger: Final = logging.getLogger("provider_trace_store.writer")
@@ -241,11 +237,11 @@ class Spool:
     def adopt(self) -> Change:
         """Take over the files of dead processes that no other has taken over."""
         change = Change()
-        names = {path.name[:_NAME_LENGTH] for path in self._directory.iterdir() if _is_of_a_writer(path.name)}
+        names = spool_files.writers_in(self._directory)
         with self.reading:
             for name in () if self._is_closed else sorted(names - {self._name}):
                 try:
-                    if owned := Ownership.take(self._directory / f"{name}{ownership.SUFFIX}"):
+                    if owned := Ownership.take(spool_files.lock_of(self._directory, name)):
                         change = Change(*map(add, change, self._adopt(name, owned)))
                 except Exception as error:  # noqa: BLE001  # one dead process's files do not cost the others'
                     logger.error("files of the spool are not taken over: %s, %s", name, type(error).__qualname__)  # noqa: TRY400  (no traceback: see errors)
@@ -314,7 +310,7 @@ class Spool:
         """Take a name that nobody else has a file under, and its lock."""
         for _ in range(_TRIES):
             self._name = uuid7().hex
-            self._ownership = Ownership.take(self._directory / f"{self._name}{ownership.SUFFIX}")
+            self._ownership = Ownership.take(spool_files.lock_of(self._directory, self._name))
             if self._ownership is not None:
                 return
         raise BlockingIOError
@@ -322,7 +318,7 @@ class Spool:
     def _new_segment(self, record: Record) -> Segment:
         if self._ownership is None:
             self._own_name()
-        path = self._directory / f"{self._name}-{next(self._numbers):08d}{segments.SUFFIX}"
+        path = spool_files.segment_of(self._directory, self._name, next(self._numbers))
         try:
             segment = Segment.create(path, record, fsync=self._options.fsync)
         except BaseException:
@@ -330,7 +326,7 @@ class Spool:
                 segments.delete(path)
             raise
         if self._options.fsync:
-            _sync_directory(self._directory)
+            spool_files.sync(self._directory)
         return segment
 
     def _retire(self, active: _Active) -> None:
@@ -362,32 +358,22 @@ class Spool:
 
         Or return None, and leave it, where they cannot be appended now.
         """
-        rows: dict[str, Row] = {}
-        record = self._options.record
         try:
-            with suppress(SegmentDamagedError):
-                segment = Segment.open(path, is_damaged=True)
-                record = segment.record
-                try:
-                    for row in segment.readable(after):
-                        rows.setdefault(row.trace_id, row)
-                finally:
-                    segment.close()
-            if rows:
+            remains = spool_files.remains_of(path, after)
+            if remains.rows:
                 with self.lock:
-                    self.append(list(rows.values()), record, is_rescue=True)
+                    self.append(remains.rows, remains.record, is_rescue=True)
         except (sqlite3.Error, SpoolUnavailableError):
             return None
+        count = len(remains.rows)
         # Only now: a process that is killed before leaves the file to the next one, which finds the rows stored.
-        aside = path.with_name(path.name + _DAMAGED)
         try:
-            _move(path, aside)
+            aside = spool_files.set_aside(path)
         except OSError:
+            aside = path
             self._stay.add(path)
-        logger.error(
-            "a file of the spool is damaged: %d traces were read, the rest is set aside as %s", len(rows), aside
-        )
-        return len(rows)
+        logger.error("a file of the spool is damaged: %d traces were read, the rest is set aside as %s", count, aside)
+        return count
 
     def _adopt(self, name: str, owned: Ownership) -> Change:
         """Take over the files of a dead writer."""
@@ -415,10 +401,9 @@ class Spool:
         found: list[Sealed] = []
         rescued = 0
         is_all = True
-        paths = set(self._directory.glob(f"{name}-*{segments.SUFFIX}"))
-        for path in sorted(paths - self._stay):
+        for path in sorted(spool_files.segments_of(self._directory, name) - self._stay):
             try:
-                if waiting := _count_of(path):
+                if waiting := spool_files.count_of(path):
                     found.append(Sealed(path, waiting, path.stat().st_size, owned))
                 else:
                     segments.delete(path)
@@ -431,37 +416,3 @@ class Spool:
                 # It is looked at again when the others are done with.
                 is_all = False
         return found, rescued, is_all
-
-
-def _is_of_a_writer(name: str) -> bool:
-    digits = name[:_NAME_LENGTH]
-    is_name = len(digits) == _NAME_LENGTH and not digits.strip("0123456789abcdef")
-    return is_name and name.endswith((ownership.SUFFIX, segments.SUFFIX))
-
-
-def _count_of(path: Path) -> int:
-    if not path.stat().st_size:
-        # Its writer was killed before there was a table in it.
-        return 0
-    segment = Segment.open(path)
-    try:
-        return segment.count_after(segment.stored_up_to())
-    finally:
-        segment.close()
-
-
-def _move(path: Path, target: Path) -> None:
-    """Rename a file, and its journal before it, without which it may not be read."""
-    for suffix in (segments.JOURNAL_SUFFIX, ""):
-        with suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).rename(target.with_name(target.name + suffix))
-
-
-def _sync_directory(directory: Path) -> None:
-    # Not everywhere can a directory be opened.
-    with suppress(OSError):
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

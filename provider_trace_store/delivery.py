@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from provider_trace_store.rows import Row
 
 # How long rows are made without a break, and how long one is at least, in seconds.
-_TURN: Final = 0.002
+_TURN: Final = 0.001
 _BREAK: Final = 0.00001
 # Into how many parts rows are cut that cannot be stored together.
 _PARTS: Final = 4

@@ -10,7 +10,6 @@ from __future__ import annotations
 import pickle
 from contextlib import suppress
 from datetime import datetime
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from provider_trace_store.codec import encode_utf8
@@ -157,6 +156,21 @@ class _OtherTypeError(Exception):
     """A document holds an object that pickle would have to ask for its contents."""
 
 
+class _Parts:
+    """What pickle writes to: mostly it writes once, and copying that once more is what a file in memory would do."""
+
+    __slots__ = ("_parts", "write")
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self.write = self._parts.append
+
+    def joined(self) -> bytes:
+        """Return all that was written."""
+        parts = self._parts
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: object) -> NoReturn:  # noqa: ARG002  (pickle's)
         # A class of the host's might run code of its own here, or take the whole application along.
@@ -171,9 +185,9 @@ def _copied(documents: list[Any]) -> bytes | tuple[str, ...] | None:
             return None
         if type(tags) is list and tags and all(type(tag) is str for tag in tags):
             return tuple(tags)
-    buffer = BytesIO()
-    pickler = _Pickler(buffer, _PROTOCOL)
+    parts = _Parts()
+    pickler = _Pickler(parts, _PROTOCOL)
     # No memo, in which every text would be looked up; what holds itself is a ValueError all the same.
     pickler.fast = True
     pickler.dump(documents)
-    return buffer.getvalue()
+    return parts.joined()

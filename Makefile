@@ -26,7 +26,7 @@ bench: $(VENV)/installed-dev ## Measure the package against the raw drivers (abo
 bench-scale: $(VENV)/installed-bench ## Measure reads at 100,000 to 10,000,000 rows, into docs/ (about 40 minutes, 20 GB)
 	$(BIN)/python -m benchmarks.scale --docs docs
 
-chaos: $(VENV)/installed-dev ## Kill writing processes and servers, and count what it costs, into docs/ (about 8 minutes)
+chaos: $(VENV)/installed-dev ## Kill writing processes and servers, and count what it costs, into docs/ (about 4 minutes)
 	$(BIN)/python -m tests.chaos --docs docs/writer.md
 
 lint: $(VENV)/installed-dev ## Ruff: rules and format

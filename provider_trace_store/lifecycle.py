@@ -94,7 +94,8 @@ class _Writers:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def _at_exit(self) -> None:
-        _each(list(self._open), lambda writer, seconds: writer.close(seconds))
+        writers = list(self._open)
+        _each(writers, lambda writer, seconds: writer.close(seconds), _time_of(writers))
 
     def _on_sigterm(self, number: int, _: FrameType | None) -> None:
         if self._is_ending or not self._open:
@@ -114,8 +115,9 @@ class _Writers:
     def _end(self, number: int) -> None:
         with suppress(Exception):
             writers = list(self._open)
-            _each(writers, lambda writer, seconds: writer.drain(seconds * _DRAINING))
-            _each(writers, lambda writer, seconds: writer.close(seconds * (1 - _DRAINING)))
+            began, time_of_all = monotonic(), _time_of(writers)
+            _each(writers, lambda writer, seconds: writer.drain(seconds), time_of_all * _DRAINING)
+            _each(writers, lambda writer, seconds: writer.close(seconds), began + time_of_all - monotonic())
         os.kill(os.getpid(), number)
         # The main thread may be at something that no handler interrupts.
         time.sleep(_PATIENCE)
@@ -139,9 +141,14 @@ class _Writers:
             writer.after_fork_in_child()
 
 
-def _each(writers: list[Managed], act: Callable[[Managed, float], object]) -> None:
-    """Do something with writers that takes the longest of their `close_timeout` for all of them at most."""
-    end = monotonic() + max((writer.close_timeout for writer in writers), default=0.0)
+def _time_of(writers: list[Managed]) -> float:
+    """Return how long all writers together may take, in seconds."""
+    return max((writer.close_timeout for writer in writers), default=0.0)
+
+
+def _each(writers: list[Managed], act: Callable[[Managed, float], object], timeout: float) -> None:
+    """Do something with each writer, for so many seconds as are left of all."""
+    end = monotonic() + timeout
     for writer in writers:
         try:
             act(writer, max(0.0, min(writer.close_timeout, end - monotonic())))

@@ -109,6 +109,10 @@ class NotTogetherError(Exception):
         self.error = error
 
 
+class _PrivilegeError(Exception):
+    """A row was refused for want of a privilege that the role has."""
+
+
 def deliver(sessions: Callable[[], Session], record: Record, sources: Sequence[RowSource]) -> Delivered:
     """Store rows in a transaction of their own.
 
@@ -121,6 +125,16 @@ def deliver(sessions: Callable[[], Session], record: Record, sources: Sequence[R
         NotNowError: none of them was stored, or it is not known; sending them again is safe.
         NotTogetherError: none of them was stored, and one of them is to blame.
     """
+    try:
+        return _delivered(sessions, record, sources)
+    except _PrivilegeError:
+        """It has the privilege now, and may have got it in the middle of the transaction."""
+    return _delivered(sessions, record, sources, had_privileges=True)
+
+
+def _delivered(
+    sessions: Callable[[], Session], record: Record, sources: Sequence[RowSource], *, had_privileges: bool = False
+) -> Delivered:
     refusals: list[Refusal] = []
     blamed: ProviderTraceStoreError | None = None
     try:
@@ -131,9 +145,10 @@ def deliver(sessions: Callable[[], Session], record: Record, sources: Sequence[R
                 _Turns().make,
                 lambda what, error: refusals.append(Refusal(what, error)),
             )
-            _check_privileges(session, record, refusals)
+            if not had_privileges:
+                _check_privileges(session, record, refusals)
             session.commit()
-    except NotNowError:
+    except (NotNowError, _PrivilegeError):
         raise
     except TableMissingError as error:
         problem = NotNowError(type(error).__qualname__, f" ({error})")
@@ -208,6 +223,7 @@ def _check_privileges(session: Session, record: Record, refusals: Sequence[Refus
     may = "SELECT has_table_privilege(:name, 'INSERT') AND has_table_privilege(:name, 'SELECT')"
     if not session.scalar(text(may), {"name": name}):
         raise NotNowError("ProviderTraceRejectedError (SQLSTATE 42501)", f" (grant INSERT and SELECT on {name})")
+    raise _PrivilegeError
 
 
 def _name_of(error: Exception) -> str:

@@ -17,7 +17,7 @@ _BEHIND: Final = 2
 
 
 class MemoryQueue:
-    """First in, first out. Whoever calls it holds the worker's lock.
+    """First in, first out. Whoever calls it holds the ledger's lock, but to ask `is_behind`.
 
     Args:
         limits: how much it holds, and how much is sent at a time.

@@ -192,7 +192,7 @@ class Sender:
 
     def _refused(self, record: Record, source: RowSource, error: ProviderTraceStoreError) -> Sent:
         self._strikes.pop(source.id, None)
-        self.refuse(record, [Refusal(_row_of(source), error)])
+        self.refuse(record, [Refusal(source, error)])
         return Sent([source], rejected=1)
 
     def _after_failing(self, record: Record, source: RowSource) -> Sent:
@@ -219,10 +219,6 @@ class Sender:
 
 def _id_of(refusal: Refusal) -> str:
     return refusal.what.trace_id if isinstance(refusal.what, Row) else refusal.what.id
-
-
-def _row_of(source: RowSource) -> Row | RowSource:
-    return source if isinstance(source, Submission) else source.make()
 
 
 def _fields(record: Record, refusal: Refusal) -> Mapping[str, Any]:

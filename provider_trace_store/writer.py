@@ -73,7 +73,8 @@ class TraceWriter:
         close_timeout: how long an exit of the process, SIGTERM and the end of a `with` wait, in seconds, 0 to 3,600.
         handle_sigterm: whether SIGTERM waits for the writer in a process that has no handler of its own; only where the
             writer is made in the main thread.
-        on_rejected: called in the writer's thread with the id and the error of each trace that is refused for good.
+        on_rejected: called with the id and the error of each trace that is refused for good, in the writer's thread, or
+            at a close in the one that closes.
 
     Raises:
         InvalidWriterOptionError: an argument cannot be meant, or the spool's directory cannot be made.

@@ -7,6 +7,7 @@ import gc
 import sqlite3
 import threading
 import weakref
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +25,7 @@ from provider_trace_store.ownership import Ownership
 from provider_trace_store.rows import RowMaker
 from provider_trace_store.segments import Segment, SegmentDamagedError, layout_for
 from provider_trace_store.worker import Worker
-from tests.batches import ORG, SECRET, a_batch, a_trace, trace_id
+from tests.batches import ORG, SECRET, a_batch, a_trace, run_script, trace_id
 from tests.test_writer_spool import garble_the_head, garble_the_middle, left_behind
 from tests.writers import (
     NOWHERE,
@@ -38,6 +39,7 @@ from tests.writers import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from provider_trace_store import ProviderTraceStoreError
@@ -429,81 +431,66 @@ def test_a_head_that_is_garbage_costs_no_other_file(database: Database, tmp_path
 
 @pytest.mark.newest
 def test_an_internal_error_at_the_commit_is_waited_out(postgres: Database) -> None:
-    with postgres.engine().begin() as connection:
-        for statement in (
-            "CREATE TABLE broken (since int)",
-            """CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-            IF EXISTS (SELECT FROM broken) THEN RAISE SQLSTATE 'XX000'; END IF; RETURN NULL; END $$""",
-            """CREATE CONSTRAINT TRIGGER fail AFTER INSERT ON provider_traces DEFERRABLE INITIALLY DEFERRED
-            FOR EACH ROW EXECUTE FUNCTION fail()""",
-            "INSERT INTO broken VALUES (1)",
-        ):
-            connection.execute(text(statement))
+    run_script(
+        postgres,
+        "CREATE TABLE broken (since int)",
+        """CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF EXISTS (SELECT FROM broken) THEN RAISE SQLSTATE 'XX000'; END IF; RETURN NULL; END $$""",
+        """CREATE CONSTRAINT TRIGGER fail AFTER INSERT ON provider_traces DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION fail()""",
+        "INSERT INTO broken VALUES (1)",
+    )
     with a_writer(postgres) as writer:
         for trace in a_batch(10):
             writer.submit(trace, organization_id=ORG)
         wait_until(lambda: writer.stats.retries > 2)
-        with postgres.engine().begin() as connection:
-            connection.execute(text("DELETE FROM broken"))
+        run_script(postgres, "DELETE FROM broken")
+        assert writer.flush(30)
+        assert (writer.stats.stored, writer.stats.rejected) == (10, 0)
+
+
+@contextmanager
+def a_role(database: Database, *statements: str) -> Iterator[tuple[str, Callable[[], Session]]]:
+    """Make a role that may read, after some statements of an administrator's, and return it and its sessions."""
+    role = f"writer_{uuid4().hex[:8]}"
+    run_script(database, f"CREATE ROLE {role}", f"GRANT SELECT ON provider_traces TO {role}", *statements)
+
+    def factory() -> Session:
+        session = Session(database.engine())
+        session.execute(text(f"SET LOCAL ROLE {role}"))
+        return session
+
+    try:
+        yield role, factory
+    finally:
+        run_script(database, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+@pytest.mark.newest
+def test_a_missing_grant_is_waited_for(postgres: Database) -> None:
+    options: dict[str, Any] = {"max_retry_delay": 0.1, "batch_age": 0.02, "handle_sigterm": False}
+    with a_role(postgres) as (role, factory), TraceWriter(factory, **options) as writer:
+        for trace in a_batch(10):
+            writer.submit(trace, organization_id=ORG)
+        wait_until(lambda: writer.stats.retries > 2)
+        run_script(postgres, f"GRANT INSERT ON provider_traces TO {role}")
         assert writer.flush(30)
         assert (writer.stats.stored, writer.stats.rejected) == (10, 0)
 
 
 @pytest.mark.newest
-def test_a_missing_grant_is_waited_for(postgres: Database) -> None:
-    role = f"writer_{uuid4().hex[:8]}"
-    with postgres.engine().begin() as connection:
-        connection.execute(text(f"CREATE ROLE {role} LOGIN PASSWORD 'x'"))
-        connection.execute(text(f"GRANT SELECT ON provider_traces TO {role}"))
-
-    def factory() -> Session:
-        session = Session(postgres.engine())
-        session.execute(text(f"SET LOCAL ROLE {role}"))
-        return session
-
-    try:
-        with TraceWriter(factory, max_retry_delay=0.1, batch_age=0.02, handle_sigterm=False) as writer:
-            for trace in a_batch(10):
-                writer.submit(trace, organization_id=ORG)
-            wait_until(lambda: writer.stats.retries > 2)
-            with postgres.engine().begin() as connection:
-                connection.execute(text(f"GRANT INSERT ON provider_traces TO {role}"))
-            assert writer.flush(30)
-            assert (writer.stats.stored, writer.stats.rejected) == (10, 0)
-    finally:
-        with postgres.engine().begin() as connection:
-            connection.execute(text(f"DROP OWNED BY {role}"))
-            connection.execute(text(f"DROP ROLE {role}"))
-
-
-@pytest.mark.newest
 def test_a_row_that_a_policy_refuses_is_rejected(postgres: Database) -> None:
-    role = f"writer_{uuid4().hex[:8]}"
-    with postgres.engine().begin() as connection:
-        for statement in (
-            f"CREATE ROLE {role}",
-            f"GRANT SELECT, INSERT ON provider_traces TO {role}",
-            "ALTER TABLE provider_traces ENABLE ROW LEVEL SECURITY",
-            "CREATE POLICY mine ON provider_traces USING (true) WITH CHECK (organization_id = 'org-1')",
-        ):
-            connection.execute(text(statement))
-
-    def factory() -> Session:
-        session = Session(postgres.engine())
-        session.execute(text(f"SET LOCAL ROLE {role}"))
-        return session
-
-    try:
-        with TraceWriter(factory, max_retry_delay=0.1, batch_age=0.02, handle_sigterm=False) as writer:
-            for trace in a_batch(10):
-                writer.submit(trace, organization_id="org-1" if trace.id != trace_id(4) else "org-2")
-            assert writer.flush(30)
-            assert (writer.stats.stored, writer.stats.rejected) == (9, 1)
-    finally:
-        with postgres.engine().begin() as connection:
-            connection.execute(text("DROP POLICY mine ON provider_traces"))
-            connection.execute(text(f"DROP OWNED BY {role}"))
-            connection.execute(text(f"DROP ROLE {role}"))
+    options: dict[str, Any] = {"max_retry_delay": 0.1, "batch_age": 0.02, "handle_sigterm": False}
+    policy = (
+        "ALTER TABLE provider_traces ENABLE ROW LEVEL SECURITY",
+        "CREATE POLICY mine ON provider_traces USING (true) WITH CHECK (organization_id = 'org-1')",
+    )
+    with a_role(postgres, *policy) as (role, factory), TraceWriter(factory, **options) as writer:
+        run_script(postgres, f"GRANT INSERT ON provider_traces TO {role}")
+        for trace in a_batch(10):
+            writer.submit(trace, organization_id="org-1" if trace.id != trace_id(4) else "org-2")
+        assert writer.flush(30)
+        assert (writer.stats.stored, writer.stats.rejected) == (9, 1)
 
 
 def test_times_that_no_clock_can_take_are_cut() -> None:

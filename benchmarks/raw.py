@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Boolean, String
 
 from provider_trace_store import ProviderTraceMetadataRecord, ProviderTraceRecord
-from provider_trace_store.codec import ExactJSON, encode
-from provider_trace_store.models import UtcDateTime
+from provider_trace_store.codec import encode
+from provider_trace_store.tables.types import ExactJSON, UtcDateTime
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

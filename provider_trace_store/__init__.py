@@ -1,7 +1,6 @@
 """Keeps every call an LLM backend makes to a model provider, in full or as metadata."""
 
 from provider_trace_store.async_repository import AsyncProviderTraceRepository
-from provider_trace_store.bulk import BulkResult, RejectedTrace
 from provider_trace_store.errors import (
     InvalidCursorError,
     InvalidFilterError,
@@ -22,8 +21,7 @@ from provider_trace_store.errors import (
     TraceTooLargeError,
     WriterClosedError,
 )
-from provider_trace_store.filters import TraceFilters
-from provider_trace_store.models import ProviderTraceMetadataRecord, ProviderTraceRecord
+from provider_trace_store.reads.filters import TraceFilters
 from provider_trace_store.repository import ProviderTraceRepository
 from provider_trace_store.schemas import (
     BaseProviderTrace,
@@ -33,8 +31,9 @@ from provider_trace_store.schemas import (
     TracePage,
 )
 from provider_trace_store.settings import StoreSettings
-from provider_trace_store.writer import TraceWriter
-from provider_trace_store.writer_stats import WriterStats
+from provider_trace_store.tables.models import ProviderTraceMetadataRecord, ProviderTraceRecord
+from provider_trace_store.writer import TraceWriter, WriterStats
+from provider_trace_store.writes.bulk import BulkResult, RejectedTrace
 
 __version__ = "0.1.0"
 

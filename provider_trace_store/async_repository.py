@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from provider_trace_store.pages import MAX_LIMIT
+from provider_trace_store.reads.pages import MAX_LIMIT
 from provider_trace_store.repository import ProviderTraceRepository
-from provider_trace_store.rows import DEFAULT_MAX_BODY_BYTES
+from provider_trace_store.tables.rows import DEFAULT_MAX_BODY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
-    from provider_trace_store.bulk import BulkResult
-    from provider_trace_store.filters import TraceFilters
-    from provider_trace_store.page_queries import Order
+    from provider_trace_store.reads.filters import TraceFilters
+    from provider_trace_store.reads.page_statements import Order
     from provider_trace_store.schemas import MetadataPage, ProviderTrace, ProviderTraceMetadata, TracePage
+    from provider_trace_store.writes.bulk import BulkResult
 
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")

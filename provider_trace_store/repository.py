@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from provider_trace_store import bulk, deletion
-from provider_trace_store.filters import selection_of
-from provider_trace_store.models import ProviderTraceMetadataRecord, ProviderTraceRecord
-from provider_trace_store.pages import Pages
-from provider_trace_store.reader import Reader
-from provider_trace_store.row_store import RowStore
-from provider_trace_store.rows import DEFAULT_MAX_BODY_BYTES, NOT_CONTENT, RowMaker, layout_of
-from provider_trace_store.schemas import ProviderTrace, ProviderTraceMetadata
+from provider_trace_store.reads.filters import selection_of
+from provider_trace_store.reads.lookups import Reader
+from provider_trace_store.reads.pages import Pages
+from provider_trace_store.tables.kinds import kind_for
+from provider_trace_store.tables.rows import DEFAULT_MAX_BODY_BYTES, NOT_CONTENT, RowMaker
+from provider_trace_store.writes import bulk, deletion
+from provider_trace_store.writes.single import RowStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,11 +20,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from provider_trace_store.filters import TraceFilters
-    from provider_trace_store.page_queries import Order
-    from provider_trace_store.schemas import MetadataPage, TracePage
-
-_Trace = TypeVar("_Trace", ProviderTrace, ProviderTraceMetadata)
+    from provider_trace_store.reads.filters import TraceFilters
+    from provider_trace_store.reads.page_statements import Order
+    from provider_trace_store.schemas import MetadataPage, ProviderTrace, ProviderTraceMetadata, TracePage
 
 
 class ProviderTraceRepository:
@@ -58,16 +55,14 @@ class ProviderTraceRepository:
         metadata_only: bool = False,
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     ) -> None:
-        layout = layout_of(ProviderTraceMetadata if metadata_only else ProviderTrace)
-        self._rows = RowMaker(layout, organization_id, actor_id, max_body_bytes)
+        self._kind = kind_for(metadata_only=metadata_only)
+        self._rows = RowMaker(self._kind.layout, organization_id, actor_id, max_body_bytes)
         self._session = session
         self._organization_id = organization_id
         self._actor_id = actor_id
-        self._metadata_only = metadata_only
         self._reader = Reader(session, organization_id)
         self._pages = Pages(self._reader)
-        record = ProviderTraceMetadataRecord if metadata_only else ProviderTraceRecord
-        self._store = RowStore(session, record, layout)
+        self._store = RowStore(session, self._kind)
 
     def create(self, trace: ProviderTrace) -> ProviderTrace | ProviderTraceMetadata:
         """Store a trace and return it as it is stored.
@@ -88,9 +83,13 @@ class ProviderTraceRepository:
             ProviderTraceUnavailableError: the database could not store it now.
             TableMissingError: the database has not been migrated.
         """
-        if self._metadata_only:
-            return self._create(ProviderTraceMetadata.from_trace(trace))
-        return self._create(trace)
+        kept = self._kind.view_of(trace)
+        row = self._rows.make(kept)
+        stored = self._store.insert(row)
+        if stored is not None:
+            return kept.model_copy(update={name: getattr(stored, name) for name in NOT_CONTENT})
+        written = dict(zip(self._kind.layout.fields, row.values, strict=True))
+        return kept.model_copy(update={name: written[name] for name in NOT_CONTENT})
 
     def create_many(self, traces: Iterable[ProviderTrace]) -> bulk.BulkResult:
         """Store many traces at the speed of COPY, as if each were given to `create`, one after the other.
@@ -266,11 +265,3 @@ class ProviderTraceRepository:
             actor_id=self._actor_id,
             is_deleted=is_deleted,
         )
-
-    def _create(self, trace: _Trace) -> _Trace:
-        row = self._rows.make(trace)
-        stored = self._store.insert(row)
-        if stored is not None:
-            return trace.model_copy(update={name: getattr(stored, name) for name in NOT_CONTENT})
-        written = dict(zip(self._store.layout.fields, row.values, strict=True))
-        return trace.model_copy(update={name: written[name] for name in NOT_CONTENT})

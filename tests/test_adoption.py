@@ -20,9 +20,9 @@ from provider_trace_store import (
     ProviderTraceRepository,
     TableMismatchError,
 )
-from provider_trace_store.adoption import missing_indexes
 from provider_trace_store.migrations import VERSION_TABLE, include_name, scripts_config, upgrade
-from provider_trace_store.models import metadata
+from provider_trace_store.migrations.indexes import missing_indexes
+from provider_trace_store.tables.models import metadata
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine

@@ -20,8 +20,8 @@ from provider_trace_store import (
     ProviderTraceStoreError,
     TraceEncodingError,
     TraceTooLargeError,
-    bulk,
 )
+from provider_trace_store.writes import bulk
 from tests.batches import (
     MOMENT,
     ORG,

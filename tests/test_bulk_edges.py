@@ -16,17 +16,17 @@ from sqlalchemy.orm import Session
 from provider_trace_store import (
     AsyncProviderTraceRepository,
     ProviderTraceConflictError,
-    ProviderTraceMetadataRecord,
-    ProviderTraceRecord,
     ProviderTraceRejectedError,
     ProviderTraceRepository,
     ProviderTraceStoreError,
     ProviderTraceUnavailableError,
     TraceEncodingError,
     TraceTooLargeError,
-    queries,
 )
 from provider_trace_store.migrations import upgrade
+from provider_trace_store.tables.ids import look_up
+from provider_trace_store.tables.kinds import kind_for
+from provider_trace_store.writes import statements
 from tests.batches import (
     ORG,
     POISON,
@@ -137,17 +137,16 @@ async def test_an_id_under_another_date_is_found_in_any_collation(postgres: Data
 async def test_a_retry_compares_no_row_with_each_of_its_ids_on_a_table_without_statistics(
     postgres: Database, metadata_only: bool
 ) -> None:
-    record = ProviderTraceMetadataRecord if metadata_only else ProviderTraceRecord
+    kind = kind_for(metadata_only=metadata_only)
     with Session(postgres.engine()) as session:
         repository = ProviderTraceRepository(session, organization_id=ORG, metadata_only=metadata_only)
         repository.create_many(a_batch(3_000))
         connection = session.connection()
-        lookup, parameters = queries.look_up([trace_id(number) for number in range(1_000)], "postgresql")
-        compared = ("id", "organization_id")
+        lookup, parameters = look_up([trace_id(number) for number in range(1_000)], "postgresql")
         for statement in (
-            queries.heads_under(record, compared, lookup),
-            queries.documents_under(record, lookup),
-            queries.any_stored_under(record, lookup),
+            statements.heads_under(kind, lookup),
+            statements.documents_under(kind, lookup),
+            statements.any_stored_under(kind, lookup),
         ):
             compiled = statement.compile(dialect=connection.dialect)
             plan = connection.exec_driver_sql(f"EXPLAIN {compiled}", compiled.params | parameters).scalars().all()

@@ -24,8 +24,8 @@ from provider_trace_store import (
     ProviderTrace,
     ProviderTraceRepository,
     ProviderTraceUnavailableError,
-    bulk,
 )
+from provider_trace_store.writes import bulk
 from tests.batches import (
     ORG,
     TABLES,

@@ -22,9 +22,9 @@ from provider_trace_store import (
     ProviderTraceRepository,
     ProviderTraceUnavailableError,
     TableMissingError,
-    bulk,
 )
 from provider_trace_store.migrations import upgrade
+from provider_trace_store.writes import bulk
 from tests.batches import (
     MOMENT,
     ORG,

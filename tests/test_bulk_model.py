@@ -24,8 +24,8 @@ from provider_trace_store import (
     ProviderTraceRepository,
     TraceEncodingError,
     TraceTooLargeError,
-    bulk,
 )
+from provider_trace_store.writes import bulk
 from tests.batches import MOMENT, ORG, POISON, TABLES, a_trace, both_modes, refuse_poison, trace_id
 
 if TYPE_CHECKING:

@@ -31,10 +31,11 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.schema import CreateTable
 
-from provider_trace_store.codec import Encoded, ExactJSON, decode, encode
+from provider_trace_store.codec import Encoded, decode, encode
+from provider_trace_store.codec.encoder import Encoder
+from provider_trace_store.codec.forms import MAX_DEPTH
 from provider_trace_store.errors import TraceDecodingError, TraceEncodingError
-from provider_trace_store.stored_form import MAX_DEPTH
-from provider_trace_store.stored_form_writer import Writer
+from provider_trace_store.tables.types import ExactJSON
 from tests.documents import SECRET, SECRET_NUMBER, Unstorable, documents, same, texts, unstorable, values
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ def test_look_alikes_are_not_confused(one: Any, other: Any) -> None:
 
 @given(documents())
 def test_the_exact_writer_and_the_fast_one_store_documents_that_read_alike(document: dict[str, Any]) -> None:
-    assert same(decode(Writer("document").write(document)), decode(encode(document)))
+    assert same(decode(Encoder("document").write(document)), decode(encode(document)))
 
 
 def test_subclasses_that_compare_like_json_read_back_equal_and_as_plain_types() -> None:

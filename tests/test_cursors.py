@@ -13,8 +13,8 @@ from provider_trace_store import (
     MetadataPage,
     ProviderTraceStoreError,
 )
-from provider_trace_store.cursors import Position, encode
-from provider_trace_store.filters import selection_of
+from provider_trace_store.reads.cursors import Position, to_text
+from provider_trace_store.reads.filters import selection_of
 from tests.spaces import (
     MICROSECOND,
     MOMENT,
@@ -187,7 +187,7 @@ async def test_what_is_written_between_two_pages_moves_nothing(space: Space) -> 
 async def test_a_cursor_that_somebody_made_is_refused_where_no_page_makes_it(space: Space, position: Position) -> None:
     await space.add(space.trace(1))
     query = ("metadata", space.organization_id, "newest", *selection_of().parts())
-    made = encode(position, query)
+    made = to_text(position, query)
     error = await error_of(space.repository.list_metadata(cursor=made))
     assert type(error) is InvalidCursorError
     assert error.__context__ is None

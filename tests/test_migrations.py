@@ -24,7 +24,7 @@ from provider_trace_store import (
     TableNotEmptyError,
 )
 from provider_trace_store.migrations import VERSION_TABLE, current, downgrade, scripts_config, upgrade
-from provider_trace_store.models import metadata
+from provider_trace_store.tables.models import metadata
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine

@@ -105,7 +105,7 @@ def test_a_walk_among_writers_shows_nothing_twice_and_misses_nothing(database: D
 def test_an_iterator_among_writers_shows_nothing_twice_and_misses_nothing(
     database: Database, order: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("provider_trace_store.pages.MAX_LIMIT", 10)
+    monkeypatch.setattr("provider_trace_store.reads.pages.MAX_LIMIT", 10)
     fill(database)
     with writers(database) as written, Session(database.engine()) as session:
         before = {trace_id(number) for number in (*range(ROWS), *list(written))}

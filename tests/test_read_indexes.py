@@ -10,8 +10,8 @@ from sqlalchemy import MetaData, Table, inspect, text
 from sqlalchemy.orm import Session
 
 from provider_trace_store import ProviderTraceRepository, TableMismatchError
-from provider_trace_store.adoption import missing_indexes
 from provider_trace_store.migrations import downgrade, schema_metadata, upgrade
+from provider_trace_store.migrations.indexes import missing_indexes
 from tests.batches import ORG, a_batch, a_trace, run_script
 
 if TYPE_CHECKING:

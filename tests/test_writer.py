@@ -388,7 +388,7 @@ def test_an_asynchronous_engine_is_refused_with_what_to_do(tmp_path: Path) -> No
 def test_a_deferred_constraint_that_fails_at_the_commit_costs_only_its_row(
     postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int
 ) -> None:
-    monkeypatch.setattr("provider_trace_store.memory_queue._BEHIND", batches)
+    monkeypatch.setattr("provider_trace_store.writer.queue._BEHIND", batches)
     with postgres.engine().begin() as connection:
         connection.execute(text("CREATE TABLE organizations (id varchar PRIMARY KEY)"))
         connection.execute(text("INSERT INTO organizations VALUES ('known')"))

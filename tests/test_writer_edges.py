@@ -20,11 +20,11 @@ from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from provider_trace_store import ProviderTrace, TraceWriter
-from provider_trace_store.models import ProviderTraceRecord
-from provider_trace_store.ownership import Ownership
-from provider_trace_store.rows import RowMaker
-from provider_trace_store.segments import Segment, SegmentDamagedError, layout_for
-from provider_trace_store.worker import Worker
+from provider_trace_store.spool.lock import Ownership
+from provider_trace_store.spool.segment import Segment, SegmentDamagedError
+from provider_trace_store.tables.kinds import FULL
+from provider_trace_store.tables.rows import RowMaker
+from provider_trace_store.writer.worker import Worker
 from tests.batches import ORG, SECRET, a_batch, a_trace, run_script, trace_id
 from tests.test_writer_spool import garble_the_head, garble_the_middle, left_behind
 from tests.writers import (
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from provider_trace_store import ProviderTraceStoreError
     from tests.servers import Database
 
-MAKER: Final = RowMaker(layout_for(ProviderTraceRecord), ORG)
+MAKER: Final = RowMaker(FULL.layout, ORG)
 WAYS: Final = pytest.mark.parametrize("durability", ["memory", "spool"])
 
 
@@ -164,7 +164,7 @@ def test_reading_a_damaged_file_ends_whatever_is_in_it(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     path = tmp_path_factory.mktemp("fuzz") / "x.db"
-    segment = Segment.create(path, ProviderTraceRecord, fsync=False)
+    segment = Segment.create(path, FULL, fsync=False)
     rows = [MAKER.make(a_trace(number, request_json={"text": "x" * 3000})) for number in range(40)]
     segment.append(rows)
     segment.close()
@@ -222,7 +222,7 @@ def test_a_process_that_ends_while_it_reads_a_damaged_file_leaves_it_to_the_next
         raise SystemExit
 
     monkeypatch.setattr(Segment, "readable", ending)
-    monkeypatch.setattr("provider_trace_store.worker._PAUSE", 0.05)
+    monkeypatch.setattr("provider_trace_store.writer.worker._PAUSE", 0.05)
     with a_writer(database, spool_dir=tmp_path) as writer:
         wait_until(lambda: Segment.readable is readable)
         assert path.exists()
@@ -240,7 +240,7 @@ def test_memory_does_not_wait_for_a_spool_that_cannot_be_read(
     def failing(*_: object) -> None:
         raise sqlite3.OperationalError
 
-    monkeypatch.setattr("provider_trace_store.spool.Spool.take", failing)
+    monkeypatch.setattr("provider_trace_store.spool.spool.Spool.take", failing)
     with a_writer(database, spool_dir=tmp_path, durability="memory") as writer:
         wait_until(lambda: writer.stats.adopted == 3)
         for trace in a_batch(50, first=10):
@@ -316,7 +316,7 @@ def test_a_lock_whose_file_another_deletes_meanwhile_is_taken_anew(
             path.unlink()
         return connection
 
-    monkeypatch.setattr("provider_trace_store.ownership.sqlite3.connect", meddling)
+    monkeypatch.setattr("provider_trace_store.spool.lock.sqlite3.connect", meddling)
     owned = Ownership.take(path)
     monkeypatch.undo()
     assert owned is not None

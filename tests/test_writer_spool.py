@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.orm import Session
 
-from provider_trace_store import ProviderTrace, ProviderTraceRepository, TraceWriter, segments, spool
+from provider_trace_store import ProviderTrace, ProviderTraceRepository, TraceWriter
 from provider_trace_store.migrations import upgrade
-from provider_trace_store.models import ProviderTraceRecord
-from provider_trace_store.ownership import Ownership
-from provider_trace_store.rows import RowMaker
-from provider_trace_store.segments import Segment, SegmentDamagedError, layout_for
+from provider_trace_store.spool.lock import Ownership
+from provider_trace_store.spool.segment import Segment, SegmentDamagedError, delete_file
+from provider_trace_store.tables.kinds import FULL
+from provider_trace_store.tables.rows import RowMaker
 from tests.batches import ORG, a_batch, a_trace, both_modes, trace_id
 from tests.documents import documents
 from tests.writers import (
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from tests.servers import Database
 
-MAKER: Final = RowMaker(layout_for(ProviderTraceRecord), ORG)
+MAKER: Final = RowMaker(FULL.layout, ORG)
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_a_living_writers_files_are_left_alone(database: Database, directory: Pa
 def test_files_of_writers_that_die_meanwhile_are_taken_over(
     database: Database, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("provider_trace_store.worker.ADOPTION_INTERVAL", 0.1)
+    monkeypatch.setattr("provider_trace_store.writer.worker.ADOPTION_INTERVAL", 0.1)
     with a_writer(database, spool_dir=directory) as writer:
         writer.submit(a_trace(100), organization_id=ORG)
         assert writer.flush(30)
@@ -163,7 +163,7 @@ def test_a_row_comes_out_of_a_file_as_it_went_in(
         created_at=datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=UTC),
     )
     row = MAKER.make(trace)
-    segment = Segment.create(tmp_path_factory.mktemp("segment") / "x.db", ProviderTraceRecord, fsync=False)
+    segment = Segment.create(tmp_path_factory.mktemp("segment") / "x.db", FULL, fsync=False)
     segment.append([row])
     [waiting] = segment.read(0, 10, 10)
     segment.close()
@@ -172,7 +172,7 @@ def test_a_row_comes_out_of_a_file_as_it_went_in(
 
 
 def test_an_append_that_fails_adds_none_of_its_rows(tmp_path: Path) -> None:
-    segment = Segment.create(tmp_path / "x.db", ProviderTraceRecord, fsync=True)
+    segment = Segment.create(tmp_path / "x.db", FULL, fsync=True)
     rows = [MAKER.make(trace) for trace in a_batch(3)]
     segment.append(rows[:1])
     with pytest.raises(sqlite3.IntegrityError):
@@ -183,7 +183,7 @@ def test_an_append_that_fails_adds_none_of_its_rows(tmp_path: Path) -> None:
 
 
 def test_reading_goes_on_where_storing_ended(tmp_path: Path) -> None:
-    segment = Segment.create(tmp_path / "x.db", ProviderTraceRecord, fsync=False)
+    segment = Segment.create(tmp_path / "x.db", FULL, fsync=False)
     segment.append([MAKER.make(trace) for trace in a_batch(10)])
     found = segment.read(0, 4, 10**9)
     segment.mark_stored(found[-1].place)
@@ -307,7 +307,7 @@ def test_it_grows_no_larger_than_it_may(directory: Path) -> None:
 def test_full_files_are_followed_by_others_and_all_are_stored_in_order(
     database: Database, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spool, "SEGMENT_BYTES", 10_000)
+    monkeypatch.setattr("provider_trace_store.spool.spool.SEGMENT_BYTES", 10_000)
     files = left_behind(directory, a_batch(200))
     assert len(files) > 5
     with a_writer(database, spool_dir=directory) as writer:
@@ -321,8 +321,8 @@ def test_a_file_says_of_which_kind_it_is(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE provider_traces (id)")
     with pytest.raises(SegmentDamagedError):
         Segment.open(path)
-    segments.delete(path)
-    segments.delete(path)
+    delete_file(path)
+    delete_file(path)
     assert not path.exists()
 
 

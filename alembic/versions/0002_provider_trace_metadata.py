@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from provider_trace_store import adoption
+from provider_trace_store.migrations import adoption
 
 revision = "0002"
 down_revision = "0001"

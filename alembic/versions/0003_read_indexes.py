@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from provider_trace_store import adoption
+from provider_trace_store.migrations import adoption, indexes
 
 revision = "0003"
 down_revision = "0002"
@@ -39,13 +39,13 @@ def upgrade() -> None:
     tables = _tables()
     adoption.align_collations(tables)
     for table in tables:
-        adoption.add_indexes(table)
+        indexes.add_indexes(table)
 
 
 def downgrade() -> None:
     """Drop the indexes."""
     for table in _tables():
-        adoption.drop_indexes(table)
+        indexes.drop_indexes(table)
 
 
 def _tables() -> list[sa.Table]:

@@ -1,0 +1,24 @@
+"""The command `provider-trace-store`."""
+
+import logging
+
+import typer
+
+from provider_trace_store.cli.migrate import migrate
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="provider-trace-store",
+    help="Keeps every call an LLM backend makes to a model provider.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(migrate, name="migrate")
+
+
+@app.callback()
+def log() -> None:
+    """Keeps every call an LLM backend makes to a model provider."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("provider_trace_store").setLevel(logging.INFO)

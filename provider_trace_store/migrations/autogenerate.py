@@ -1,0 +1,92 @@
+"""What autogenerate compares: a host's, which leaves the package's tables alone, and the package's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import Column, Index, MetaData
+
+from provider_trace_store.migrations.indexes import missing_indexes
+from provider_trace_store.tables.models import metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy import Connection
+    from sqlalchemy.schema import SchemaItem
+
+    _IncludeName = Callable[[str | None, str, Mapping[str, str | None]], bool]
+    _IncludeObject = Callable[[SchemaItem, str | None, str, bool, SchemaItem | None], bool]
+
+VERSION_TABLE: Final = "provider_trace_store_alembic_version"
+
+
+def include_name(name: str | None, type_: str, parent_names: Mapping[str, str | None]) -> bool:
+    """Say whether autogenerate may look at something by its name: everything but the tables of this package.
+
+    For a host's `env.py`: `context.configure(..., include_name=include_name)`. Without it the host's
+    autogenerate would propose to drop the tables that its own metadata does not know.
+
+    Args:
+        name: as Alembic passes it; see the documentation of `EnvironmentContext.configure.include_name`.
+        type_: as Alembic passes it, `table` among others.
+        parent_names: as Alembic passes it.
+    """
+    del parent_names
+    return type_ != "table" or not _is_ours(name)
+
+
+def schema_metadata(schema: str | None) -> MetaData:
+    """Return what the migrations are compared with: the models' tables, in a schema.
+
+    Args:
+        schema: the schema; None for the connection's default.
+    """
+    if schema is None:
+        return metadata
+    moved = MetaData()
+    for table in metadata.tables.values():
+        table.to_metadata(moved, schema=schema)
+    return moved
+
+
+def compare_filters(connection: Connection, schema: str | None) -> tuple[_IncludeName, _IncludeObject]:
+    """Return the filters of this package's own autogenerate: only its own objects, as an adopted table may have them.
+
+    What a host added to an adopted table (a column, an index, a foreign key) is the host's. An index under
+    another name serves, and so does the nullable `created_at` of existing deployments.
+
+    Args:
+        connection: the database that is compared.
+        schema: where the tables are; None for the connection's default.
+
+    Returns:
+        Alembic's `include_name` and `include_object`.
+    """
+
+    def include_own_name(name: str | None, type_: str, parent_names: Mapping[str, str | None]) -> bool:
+        del parent_names
+        if type_ == "schema":
+            return name == schema
+        return type_ != "table" or name in metadata.tables
+
+    def include_own_object(
+        item: SchemaItem,
+        name: str | None,
+        type_: str,
+        reflected: bool,  # noqa: FBT001  (Alembic's signature)
+        compare_to: SchemaItem | None,
+    ) -> bool:
+        if reflected and compare_to is None:
+            return False
+        if isinstance(item, Column) and isinstance(compare_to, Column):
+            return not (name == "created_at" and compare_to.nullable and not item.nullable)
+        if isinstance(item, Index) and type_ == "index" and not reflected and item.table is not None:
+            return item.name in {index.name for index in missing_indexes(connection, item.table)}
+        return True
+
+    return include_own_name, include_own_object
+
+
+def _is_ours(table: str | None) -> bool:
+    return table == VERSION_TABLE or table in metadata.tables

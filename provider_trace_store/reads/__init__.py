@@ -1,0 +1,1 @@
+"""Reads: which rows, in which order, as traces."""

@@ -1,0 +1,111 @@
+"""What the database refused for good: kept in a table of the spool until somebody has looked at it.
+
+`rejected.db` is shared by all writers of a spool. Its table `rejected_traces` has the columns of `provider_traces`, as
+far as the trace could be encoded, and when, from which table and why it was rejected.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sqlalchemy.dialects import sqlite
+
+from provider_trace_store.database.drivers import sqlite_code
+from provider_trace_store.spool.statements import insert_statement
+from provider_trace_store.tables.kinds import FULL
+from provider_trace_store.tables.types import moment_of, sqlite_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from threading import Lock
+
+    from provider_trace_store.errors import ProviderTraceStoreError
+
+FILE: Final = "rejected.db"
+TABLE: Final = "rejected_traces"
+# How long another process's write may take, in seconds.
+_PATIENCE: Final = 5.0
+_REASONS: Final = ("rejected_at", "rejected_from", "error", "reason")
+
+
+class Reject(NamedTuple):
+    """A trace that was refused.
+
+    Args:
+        table: where it was to be stored.
+        fields: of a row, by attribute; documents as their stored text in UTF-8. Those that could not be encoded are
+            left out.
+        error: why; it holds nothing of the trace but its id.
+    """
+
+    table: str
+    fields: Mapping[str, Any]
+    error: ProviderTraceStoreError
+
+    def __repr__(self) -> str:
+        return f"<Reject {self.error}>"
+
+
+class Rejects:
+    """The table of a spool directory.
+
+    Args:
+        directory: of the spool.
+        lock: held while the file is used.
+    """
+
+    def __init__(self, directory: Path, lock: Lock) -> None:
+        self._path = directory / FILE
+        self._lock = lock
+
+    def add(self, rejects: Sequence[Reject]) -> None:
+        """Add traces.
+
+        Raises:
+            sqlite3.Error: they could not be added; none was.
+        """
+        fields = FULL.layout.fields
+        values = [_values(reject, fields) for reject in rejects]
+        with self._lock:
+            try:
+                self._insert(values)
+            except sqlite3.DatabaseError as error:
+                if sqlite_code(error) not in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+                    raise
+                self._path.replace(self._path.with_name(f"{FILE}.damaged"))
+                self._insert(values)
+
+    def _insert(self, values: Sequence[Sequence[Any]]) -> None:
+        with closing(sqlite3.connect(self._path, timeout=_PATIENCE)) as connection, connection:
+            connection.execute(_table_statement())
+            connection.executemany(_insert_statement(), values)
+
+
+@cache
+def _table_statement() -> str:
+    columns = [f"{name} {FULL.table.c[name].type.compile(sqlite.dialect())}" for name in FULL.row_columns]
+    reasons = [f"{name} VARCHAR" for name in _REASONS]
+    return f"CREATE TABLE IF NOT EXISTS {TABLE} ({', '.join([*reasons, *columns])})"
+
+
+@cache
+def _insert_statement() -> str:
+    return insert_statement(TABLE, FULL, _REASONS)
+
+
+def _values(reject: Reject, fields: Sequence[str]) -> list[Any]:
+    values: list[Any] = [sqlite_text(datetime.now(UTC)), reject.table, type(reject.error).__name__, str(reject.error)]
+    for name in fields:
+        value = reject.fields.get(name)
+        if isinstance(value, datetime):
+            try:
+                value = sqlite_text(moment_of(value))
+            except OverflowError:
+                value = str(value)
+        values.append(value if isinstance(value, str | bytes | int) else None)
+    return values

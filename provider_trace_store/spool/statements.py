@@ -1,0 +1,45 @@
+"""The SQL of the spool's files."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.schema import CreateTable
+
+if TYPE_CHECKING:
+    from provider_trace_store.tables.kinds import Kind
+
+
+@cache
+def table_statement(kind: Kind) -> str:
+    """Return the statement that creates a table in a file of the spool."""
+    return str(CreateTable(kind.table).compile(dialect=sqlite.dialect()))
+
+
+@cache
+def insert_statement(table: str, kind: Kind, before: tuple[str, ...] = ()) -> str:
+    """Return the statement that inserts a row, whose documents are bytes.
+
+    Args:
+        table: which has the columns of another.
+        kind: the other.
+        before: columns that `table` has before those.
+    """
+    documents = {place for place, _ in kind.layout.documents}
+    columns = kind.row_columns
+    # Text already, but for its type: nothing is decoded and encoded again.
+    values = ("CAST(? AS TEXT)" if place in documents else "?" for place in range(len(columns)))
+    names, marks = ", ".join([*before, *columns]), ", ".join([*("?" for _ in before), *values])
+    return f"INSERT INTO {table} ({names}) VALUES ({marks})"  # noqa: S608  (constants)
+
+
+@cache
+def select_statement(kind: Kind) -> str:
+    """Return the statement that reads rows behind a place, whose documents are bytes."""
+    documents = {place for place, _ in kind.layout.documents}
+    names = enumerate(kind.row_columns)
+    columns = (f"CAST({name} AS BLOB)" if place in documents else name for place, name in names)
+    table = kind.table.name
+    return f"SELECT rowid, {', '.join(columns)} FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT ?"  # noqa: S608  (constants)

@@ -1,0 +1,193 @@
+"""A trace on its way through the writer's memory: a copy that later changes of the caller's do not reach.
+
+The copy is one block of bytes, so that its size is known to the byte and the caller's objects are let go. It is
+pickled rather than encoded: that takes a fraction of the time, and whether the documents can be stored exactly is
+found out where no caller waits. The bytes never leave the process.
+"""
+
+from __future__ import annotations
+
+import pickle
+from contextlib import suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from provider_trace_store.codec import encode_utf8
+from provider_trace_store.errors import TraceEncodingError, TraceTooLargeError
+from provider_trace_store.schemas import text_problem
+from provider_trace_store.tables.rows import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from provider_trace_store.schemas import BaseProviderTrace
+    from provider_trace_store.tables.rows import RowMaker
+
+# What a submission takes besides its texts and documents: the object, a tuple, dates, an entry of the queue.
+_OVERHEAD: Final = 512
+# What a short text takes besides its characters.
+_OF_A_TAG: Final = 64
+_PROTOCOL: Final = 5
+# How often a trace that is being changed is tried to be encoded.
+_TRIES: Final = 3
+
+
+class Submission:
+    """One trace of one organization, as it was when it was submitted; it becomes a row when its turn comes.
+
+    Args:
+        trace: what to copy; only the fields of the table are.
+        maker: of the organization's rows.
+        is_encoded: whether the row is made now rather than when its turn comes.
+    """
+
+    __slots__ = ("_documents", "_error", "_immutable", "_maker", "_row", "_storable", "id", "since", "size")
+
+    def __init__(self, trace: BaseProviderTrace, maker: RowMaker, *, is_encoded: bool = False) -> None:
+        given = trace.__dict__
+        layout = maker.layout
+        self._maker = maker
+        self._row: Row | None = None
+        self._error: TraceEncodingError | TraceTooLargeError | None = None
+        self.since = 0.0
+        self._documents: bytes | tuple[str, ...] | None
+        if is_encoded:
+            self._encode_now(trace)
+            return
+        try:
+            self.id: str = given["id"]
+            # Texts and dates do not change.
+            self._immutable = layout.immutable_of(given)
+            self._documents = _copied([given[name] for _, name in layout.documents])
+            texts = [value for value in self._immutable if type(value) is str]
+            self.size = _OVERHEAD + _size_of(self._documents) + len("".join(texts))
+            is_copied = type(self.id) is str
+        except (KeyError, ValueError, RuntimeError, pickle.PickleError, _OtherTypeError):
+            # It was made around the schema, holds itself, is nested deeply, is being changed by another thread, or has
+            # a type of the host's.
+            is_copied = False
+        if not is_copied:
+            # Outside of the handler, whose error would keep the caller's objects.
+            self._encode_now(trace)
+
+    def make(self) -> Row:
+        """Return the row; TraceEncodingError or TraceTooLargeError where it cannot be stored."""
+        if self._error is not None:
+            raise self._error
+        return self._row or self._maker.make_from(self._fields())
+
+    def storable_fields(self) -> dict[str, Any]:
+        """Return what can be stored of a trace that is refused, by field; documents as their stored text."""
+        if self._row is not None:
+            return dict(zip(self._maker.layout.fields, self._row.values, strict=True))
+        fields = self._fields()
+        names = [name for _, name in self._maker.layout.documents]
+        texts = {
+            name: value
+            for name, value in fields.items()
+            if name not in names and not (isinstance(value, str) and text_problem(value))
+        }
+        documents = self._storable if self._error is not None else _encoded(fields, names)
+        return {**texts, **documents, "organization_id": self._maker.organization_id, "is_deleted": False}
+
+    def _fields(self) -> dict[str, Any]:
+        layout = self._maker.layout
+        copied = self._documents
+        # The bytes were made in this process, of plain types.
+        documents = pickle.loads(copied) if isinstance(copied, bytes) else [copied and list(copied)]  # noqa: S301
+        return dict(zip(layout.copied, (*self._immutable, *documents), strict=False))
+
+    def _encode_now(self, trace: BaseProviderTrace) -> None:
+        given = trace.__dict__
+        layout = self._maker.layout
+        self.id = str(given.get("id", ""))
+        self.size = _OVERHEAD
+        self._documents = None
+        values = map(given.get, layout.immutable)
+        self._immutable = tuple([value if isinstance(value, str | datetime) else None for value in values])
+        made = row_or_error(trace, self._maker)
+        if isinstance(made, Row):
+            self._row = made
+            self.size += made.size
+        else:
+            self._error = made
+            self._storable = _encoded(given, [name for _, name in layout.documents])
+            self.size += sum(map(len, self._storable.values()))
+
+
+def row_or_error(trace: BaseProviderTrace, maker: RowMaker) -> Row | TraceEncodingError | TraceTooLargeError:
+    """Return a trace's row, or why there can be none, whatever its objects do meanwhile.
+
+    Args:
+        trace: of a caller, who may be changing it in another thread.
+        maker: of the organization's rows.
+    """
+    reason = ""
+    for _ in range(_TRIES):
+        try:
+            return maker.make(trace)
+        except (TraceEncodingError, TraceTooLargeError) as error:
+            # Without the traceback, which would keep the caller's objects.
+            return error.with_traceback(None)
+        except RuntimeError:
+            reason = "is being changed by another thread"
+        except Exception as error:  # noqa: BLE001  # of an object of the host's
+            reason = f"holds an object that raises {type(error).__qualname__}"
+    return TraceEncodingError("trace", reason, str(trace.__dict__.get("id", "")))
+
+
+def _size_of(copied: bytes | tuple[str, ...] | None) -> int:
+    if isinstance(copied, bytes):
+        return len(copied)
+    return sum([_OF_A_TAG + len(tag) for tag in copied or ()])
+
+
+def _encoded(fields: Mapping[str, Any], names: Sequence[str]) -> dict[str, bytes]:
+    documents: dict[str, bytes] = {}
+    for name in names:
+        if (document := fields.get(name)) is not None:
+            # What is being changed, or raises, is left out like what cannot be stored.
+            with suppress(Exception):
+                documents[name] = encode_utf8(document)
+    return documents
+
+
+class _OtherTypeError(Exception):
+    """A document holds an object that pickle would have to ask for its contents."""
+
+
+class _Parts:
+    """What pickle writes to: mostly it writes once, and copying that once more is what a file in memory would do."""
+
+    __slots__ = ("_parts", "write")
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self.write = self._parts.append
+
+    def joined(self) -> bytes:
+        """Return all that was written."""
+        parts = self._parts
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, obj: object) -> NoReturn:  # noqa: ARG002  (pickle's)
+        # A class of the host's might run code of its own here, or take the whole application along.
+        raise _OtherTypeError
+
+
+def _copied(documents: list[Any]) -> bytes | tuple[str, ...] | None:
+    """Return a copy of documents: of metadata, which has tags and nothing else, mostly as a tuple of texts."""
+    if len(documents) == 1:
+        [tags] = documents
+        if tags is None:
+            return None
+        if type(tags) is list and tags and all(type(tag) is str for tag in tags):
+            return tuple(tags)
+    parts = _Parts()
+    pickler = _Pickler(parts, _PROTOCOL)
+    # No memo, in which every text would be looked up; what holds itself is a ValueError all the same.
+    pickler.fast = True
+    pickler.dump(documents)
+    return parts.joined()

@@ -1,0 +1,1 @@
+"""Writes: one row or many, by the same rules."""

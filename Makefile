@@ -43,11 +43,12 @@ wheel: $(VENV)/installed-dev ## Build sdist and wheel, install the wheel alone, 
 	$(BIN)/python -m pytest -m wheel
 
 lowest: .venv-lowest/installed-dev ## Run the tests with the lowest versions that are allowed
-	.venv-lowest/bin/$(PYTEST) -k "not pg16 and not pgbouncer" tests/test_codec.py tests/test_repository.py \
-		tests/test_repository_faults.py tests/test_bulk.py tests/test_migrations.py tests/test_schemas.py \
-		tests/test_pages.py tests/test_pages_of_both_tables.py tests/test_counts.py tests/test_deletion.py \
-		tests/test_writer.py tests/test_writer_spool.py tests/test_writer_edges.py tests/test_writer_telemetry.py \
-		tests/test_settings.py tests/test_cli.py::test_migrate_goes_up_and_down
+	.venv-lowest/bin/$(PYTEST) -k "not pg16 and not pgbouncer" tests/codec/test_codec.py tests/migrations/test_migrations.py \
+		tests/reads/test_pages.py tests/reads/test_pages_of_both_tables.py tests/reads/test_counts.py \
+		tests/writes/test_create.py tests/writes/test_database_errors.py tests/writes/test_create_many.py \
+		tests/writes/test_deletion.py tests/spool tests/writer/test_writer.py tests/writer/test_hostile_input.py \
+		tests/writer/test_telemetry.py tests/test_schemas.py tests/test_settings.py \
+		tests/test_cli.py::test_migrate_goes_up_and_down
 
 clean: ## Remove what the targets made
 	rm -rf .venv .venv-lowest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

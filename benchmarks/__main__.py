@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from benchmarks import environment, report, server, suite
 from benchmarks.bench import Bench, Effort
-from tests.servers import ServerError
+from tests.support.servers import ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

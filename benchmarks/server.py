@@ -15,8 +15,8 @@ from uuid import uuid4
 
 from sqlalchemy import URL
 
-from tests import servers
-from tests.servers import Server, ServerError
+from tests.support import servers
+from tests.support.servers import Server, ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

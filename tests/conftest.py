@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 from sqlalchemy import URL, Engine, NullPool, create_engine, event
 
-from tests import pgbouncer
-from tests.clients import Client, Form
-from tests.servers import Database, Server, ServerError, Servers, discover, url_from_environment
+from tests.support import pgbouncer
+from tests.support.clients import Client, Form
+from tests.support.servers import Database, Server, ServerError, Servers, discover, url_from_environment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

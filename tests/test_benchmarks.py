@@ -24,7 +24,7 @@ from benchmarks.scale.questions import questions
 from provider_trace_store.schemas import ID_PATTERN
 
 if TYPE_CHECKING:
-    from tests.servers import Database
+    from tests.support.servers import Database
 
 pytestmark = pytest.mark.newest
 

@@ -22,7 +22,7 @@ from provider_trace_store.migrations import VERSION_TABLE, current, upgrade
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from tests.servers import Database
+    from tests.support.servers import Database
 
 ROOT: Final = Path(__file__).parents[1]
 VARIABLE: Final = "PROVIDER_TRACE_STORE_DATABASE_URL"

@@ -12,7 +12,7 @@ import psutil  # type: ignore[import-untyped]  # has no types of its own
 import pytest
 from sqlalchemy import inspect, text
 
-from tests.servers import VARIABLE, VERSIONS, Database, Server, ServerError, Servers, _memory, discover
+from tests.support.servers import VARIABLE, VERSIONS, Database, Server, ServerError, Servers, _memory, discover
 
 if TYPE_CHECKING:
     from tests.conftest import Databases
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # A process of its own, as it is to be killed: it starts a server of the wheel and says which.
 START = """
 import sys
-from tests.servers import _from_wheel
+from tests.support.servers import _from_wheel
 server = _from_wheel()[0]
 with server._engine.connect() as connection:
     directory = connection.exec_driver_sql("SHOW data_directory").scalar_one()
@@ -85,7 +85,7 @@ def test_the_header_says_why_a_better_way_was_passed_over() -> None:
 
 
 def test_data_goes_to_the_disk_where_memory_has_no_room_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.servers.ROOM", 2**60)
+    monkeypatch.setattr("tests.support.servers.ROOM", 2**60)
     assert _memory() is None
 
 

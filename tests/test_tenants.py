@@ -25,15 +25,15 @@ from provider_trace_store import (
     ProviderTraceStoreError,
     TracePage,
 )
-from tests.batches import TABLES, both_modes
-from tests.clients import Client
-from tests.spaces import MOMENT, NO_DATE, allow_undated, shared_database, shown
+from tests.support.batches import TABLES, both_modes
+from tests.support.clients import Client
+from tests.support.spaces import MOMENT, NO_DATE, allow_undated, shared_database, shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from tests.clients import RepositoryClient
-    from tests.servers import Database
+    from tests.support.clients import RepositoryClient
+    from tests.support.servers import Database
 
     Calls = Iterator[Callable[[], Awaitable[Any]]]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from benchmarks import environment, server
 from benchmarks.bench import Bench, Effort
 from benchmarks.scale import iteration, page, sizes, writes
-from tests.servers import ServerError
+from tests.support.servers import ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

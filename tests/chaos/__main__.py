@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.chaos import scenarios
-from tests.throwaway import throwaway
+from tests.support.throwaway import throwaway
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.chaos.scenarios import Outcome
-    from tests.throwaway import Throwaway
+    from tests.support.throwaway import Throwaway
 
 # Each with how often or how long in the whole run, and with --quick.
 FAULTS: Final[dict[str, tuple[Callable[[Throwaway, int], Outcome], int, int]]] = {

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL
 
-    from tests.throwaway import Throwaway
+    from tests.support.throwaway import Throwaway
 
 ROOT: Final = Path(__file__).parents[2]
 THREADS: Final = 2

@@ -1,0 +1,60 @@
+"""What the package says of itself: its version, its public names, and the versions that it allows."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import provider_trace_store
+
+ROOT = Path(__file__).parents[2]
+
+
+def project() -> dict[str, Any]:
+    table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return table
+
+
+def requirements() -> list[Requirement]:
+    extras: dict[str, list[str]] = project()["optional-dependencies"]
+    return [
+        Requirement(text)
+        for text in (*project()["dependencies"], *(text for extra in extras.values() for text in extra))
+    ]
+
+
+def lower_bounds() -> dict[str, Version]:
+    """Return what each requirement allows at the least, and for psycopg's wheel what psycopg itself does."""
+    bounds: dict[str, Version] = {}
+    for requirement in requirements():
+        (version,) = [Version(specifier.version) for specifier in requirement.specifier if specifier.operator == ">="]
+        for name in (requirement.name, *(f"{requirement.name}-{extra}" for extra in requirement.extras & {"binary"})):
+            assert bounds.setdefault(canonicalize_name(name), version) == version
+    return bounds
+
+
+def test_the_lowest_versions_that_are_tested_are_the_lowest_that_are_allowed() -> None:
+    lines = (ROOT / "tests" / "lowest.txt").read_text("utf-8").splitlines()
+    pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
+    pins = {canonicalize_name(name): Version(version) for name, version in pairs}
+    assert pins == lower_bounds()
+
+
+def test_the_version_is_the_one_of_the_installed_distribution() -> None:
+    assert importlib.metadata.version("provider_trace_store") == provider_trace_store.__version__
+
+
+def test_every_public_name_exists_and_is_listed_once() -> None:
+    names = provider_trace_store.__all__
+    assert len(names) == len(set(names))
+    assert [name for name in names if not hasattr(provider_trace_store, name)] == []
+
+
+def test_the_package_says_that_it_has_types() -> None:
+    assert (Path(provider_trace_store.__file__).parent / "py.typed").is_file()

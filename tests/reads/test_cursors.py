@@ -1,0 +1,193 @@
+"""Cursors: where a page goes on, and that nothing else does."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from itertools import product
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from provider_trace_store import (
+    InvalidCursorError,
+    MetadataPage,
+    ProviderTraceStoreError,
+)
+from provider_trace_store.reads.cursors import Position, to_text
+from provider_trace_store.reads.filters import selection_of
+from tests.support.spaces import (
+    MICROSECOND,
+    MOMENT,
+    Space,
+    error_of,
+    shared_database,
+    shown,
+    space,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+__all__ = ["shared_database", "space"]
+
+pytestmark = pytest.mark.newest
+
+TEXT_FILTERS: Final = ("step_id", "run_id", "agent_id", "call_type", "source", "user_id", "org_id")
+URL_SAFE: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+SECRET: Final = "sk-secret-0123456789"  # noqa: S105  (stands for what a client sent and no error may show)
+
+
+async def test_a_cursor_is_short_text_that_needs_no_escaping_in_a_url(space: Space) -> None:
+    await space.add(*map(space.trace, range(3)))
+    await space.add(*(space.trace(number, id=f"provider_trace-{number:08x}/é ?{space.id(1)}") for number in range(2)))
+    pages = [await space.repository.list_metadata(limit=limit) for limit in (1, 2, 3, 4)]
+    cursors = [page.next_cursor for page in pages]
+    for cursor in cursors:
+        assert cursor is not None
+        assert set(cursor) <= URL_SAFE
+    assert min(len(cursor or "") for cursor in cursors) <= 60
+    assert len(set(cursors)) == 4
+
+
+async def test_a_cursor_serves_any_session_and_any_number_of_times(space: Space) -> None:
+    await space.add(*map(space.trace, range(4)))
+    first = await space.repository.list_metadata(limit=2)
+    other = await space.client.another()
+    for client in (other, space.client, other):
+        repository = client.repository(organization_id=space.organization_id, metadata_only=True, actor_id="actor")
+        page = await repository.list_metadata(limit=2, cursor=first.next_cursor)
+        assert space.numbers(page.items) == [1, 0]
+
+
+async def test_a_damaged_cursor_is_refused_without_being_repeated(space: Space) -> None:
+    await space.add(*map(space.trace, range(2)))
+    await space.add(space.trace(2, id=f"provider_trace-01234567 of another writer {space.id(2)}", run_id="run-1"))
+    await space.add(space.trace(3, run_id="run-1"))
+    repository = space.repository
+    alphabet = "".join(sorted(URL_SAFE)) + "+/= \n\0é\ud800"
+    cursors = [
+        (await repository.list_metadata(order="oldest", limit=1)).next_cursor,
+        (await repository.list_metadata(order="oldest", limit=3)).next_cursor,
+    ]
+    # Each character of one, so that none is without a check; of the other, whose last one has spare bits, the last.
+    damages: list[Any] = []
+    for cursor in filter(None, cursors):
+        places = range(len(cursor)) if cursor is cursors[0] else (0, len(cursor) - 1)
+        damages += [cursor[:place] + other + cursor[place + 1 :] for place in places for other in alphabet]
+        damages += [cursor[:length] for length in range(len(cursor))]
+        damages += [cursor + other for other in (*alphabet, "==", cursor)]
+        damages += [other + cursor for other in " AA="]
+        damages += [cursor[place:] for place in range(1, len(cursor))]
+        damages += [cursor.swapcase(), cursor[::-1], cursor.encode(), [cursor]]
+    damages += ["", SECRET, "A" * 44, "A" * 100_000, 7, b"", 0, False, object()]
+    for damaged in damages:
+        if damaged in cursors:
+            continue
+        with pytest.raises(InvalidCursorError) as caught:
+            await repository.list_metadata(order="oldest", cursor=damaged)
+        if damaged in (SECRET, cursors[0] and cursors[0][:-1]):
+            assert str(damaged) not in shown(caught.value)
+            assert isinstance(caught.value, ValueError)
+            assert isinstance(caught.value, ProviderTraceStoreError)
+            assert caught.value.args == InvalidCursorError().args
+    with pytest.raises(InvalidCursorError):
+        await repository.list_by_run_id("run-1", cursor=SECRET)
+
+
+async def test_a_cursor_of_another_query_is_refused(space: Space) -> None:
+    other = Space(space.client)
+    for one in (space, other):
+        await one.add(
+            *(
+                one.trace(number, **dict.fromkeys(TEXT_FILTERS, "run-1"), agent_tags=["run-1", "1", "n", ""])
+                for number in range(3)
+            )
+        )
+    moments = [MOMENT - timedelta(days=1), MOMENT - timedelta(days=1) + MICROSECOND]
+    queries: list[dict[str, Any]] = [
+        {},
+        {"order": "oldest"},
+        *({name: "run-1"} for name in TEXT_FILTERS),
+        *({"order": "oldest", name: "run-1"} for name in TEXT_FILTERS),
+        {"source": "run-1", "run_id": "run-1"},
+        {"agent_tag": "run-1"},
+        {"agent_tag": "1"},
+        {"agent_tag": ""},
+        {"agent_tag": "run-1", "run_id": "run-1"},
+        *({"since": moment} for moment in moments),
+        *({"until": moment + timedelta(days=2)} for moment in moments),
+        {"since": moments[0], "until": moments[1] + timedelta(days=2)},
+    ]
+
+    def pages(of: Space) -> list[Callable[..., Any]]:
+        def listing(query: dict[str, Any]) -> Callable[..., Any]:
+            return lambda cursor: of.repository.list_metadata(limit=1, cursor=cursor, **query)
+
+        return [*map(listing, queries), lambda cursor: of.repository.list_by_run_id("run-1", limit=1, cursor=cursor)]
+
+    calls = [*pages(space), *pages(other)]
+    cursors = [(await call(None)).next_cursor for call in calls]
+    assert None not in cursors
+    assert len(set(cursors)) == len(cursors)
+    for (place, call), (origin, cursor) in product(enumerate(calls), enumerate(cursors)):
+        # Each with each takes seconds: a third of the pairs, in which each is met with most kinds of others.
+        if place != origin and (place + origin) % 3:
+            continue
+        if place == origin:
+            assert len((await call(cursor)).items) == 1
+            continue
+        with pytest.raises(InvalidCursorError) as caught:
+            await call(cursor)
+        assert cursor not in str(caught.value)
+
+
+async def test_filters_of_none_and_no_filters_are_one_query(space: Space) -> None:
+    await space.add(*map(space.trace, range(2)))
+    first = await space.repository.list_metadata(limit=1)
+    nothing = dict.fromkeys((*TEXT_FILTERS, "agent_tag", "since", "until"))
+    second = await space.repository.list_metadata(limit=1, cursor=first.next_cursor, **nothing)
+    assert space.numbers(second.items) == [0]
+
+
+async def test_a_cursor_whose_trace_is_gone_still_says_where(space: Space) -> None:
+    await space.add(*map(space.trace, range(4)))
+    first = await space.repository.list_metadata(limit=2)
+    assert await space.repository.delete(space.id(2))
+    assert await space.repository.delete(space.id(1))
+    page = await space.repository.list_metadata(limit=2, cursor=first.next_cursor)
+    assert space.numbers(page.items) == [0]
+    await space.repository.delete(space.id(0))
+    assert await space.repository.list_metadata(cursor=first.next_cursor) == MetadataPage((), None)
+
+
+async def test_what_is_written_between_two_pages_moves_nothing(space: Space) -> None:
+    await space.add(*(space.trace(number * 10, created_at=MOMENT + timedelta(seconds=number)) for number in range(4)))
+    first = await space.repository.list_metadata(limit=2)
+    await space.add(
+        space.trace(100, created_at=MOMENT + timedelta(days=1)),
+        space.trace(15, created_at=MOMENT + timedelta(seconds=1.5)),
+        space.trace(25, created_at=MOMENT + timedelta(seconds=2.5)),
+        place="metadata",
+    )
+    second = await space.repository.list_metadata(limit=10, cursor=first.next_cursor)
+    assert space.numbers(first.items) == [30, 20]
+    assert space.numbers(second.items) == [15, 10, 0]
+
+
+@pytest.mark.parametrize(
+    "position",
+    [
+        Position("no date", "provider_trace-0123abcd"),
+        Position("2026-01-01\0", "provider_trace-0123abcd"),
+        Position(MOMENT, "provider_trace-\0"),
+        Position(MOMENT, "provider_trace-" + "0" * 3_000),
+    ],
+)
+async def test_a_cursor_that_somebody_made_is_refused_where_no_page_makes_it(space: Space, position: Position) -> None:
+    await space.add(space.trace(1))
+    query = ("metadata", space.organization_id, "newest", *selection_of().parts())
+    made = to_text(position, query)
+    error = await error_of(space.repository.list_metadata(cursor=made))
+    assert type(error) is InvalidCursorError
+    assert error.__context__ is None

@@ -1,0 +1,365 @@
+"""What becomes of a writer when its process forks, ends or is told to end: real processes, real signals."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from tests.support.batches import ORG, a_trace, trace_id
+from tests.support.writers import NOWHERE, a_writer, files_in, ids_in, wait_until
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+    from tests.support.servers import Database
+
+ROOT: Final = Path(__file__).parents[2]
+BEGIN: Final = """
+import os, signal, sys, threading, time, logging
+logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
+from sqlalchemy import create_engine
+from provider_trace_store import TraceWriter
+from tests.support.batches import a_trace, ORG
+url, spool = sys.argv[1:]
+engine = create_engine(url)
+options = {"max_retry_delay": 0.2, "batch_age": 3600, "close_timeout": 2.0}
+if spool:
+    options["spool_dir"] = spool
+
+def say(*what):
+    print(*what, flush=True)
+"""
+
+pytestmark = pytest.mark.newest
+
+
+def start(script: str, url: URL | str, spool: Path | None = None) -> subprocess.Popen[str]:
+    """Start a process that runs a script."""
+    shown = url if isinstance(url, str) else url.render_as_string(hide_password=False)
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", BEGIN + textwrap.dedent(script), shown, str(spool or "")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(script: str, url: URL | str, spool: Path | None = None, status: int = 0) -> str:
+    """Run a script, and return what it printed."""
+    process = start(script, url, spool)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == status, output + errors
+    # What an extension module says of forks and threads is the script's own doing.
+    assert "Error" not in errors, errors
+    return output
+
+
+def test_an_exit_stores_what_was_submitted(database: Database) -> None:
+    run(
+        """
+        writer = TraceWriter(engine, **options)
+        writer.submit(a_trace(1), organization_id=ORG)
+        """,
+        database.url,
+    )
+    assert ids_in(database.url) == [trace_id(1)]
+
+
+def test_an_exit_by_an_error_stores_it_too(database: Database) -> None:
+    process = start(
+        """
+        writer = TraceWriter(engine, **options)
+        writer.submit(a_trace(1), organization_id=ORG)
+        raise SystemExit(3)
+        """,
+        database.url,
+    )
+    process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert ids_in(database.url) == [trace_id(1)]
+
+
+def test_an_exit_waits_no_longer_than_it_may_and_says_what_is_lost() -> None:
+    began = time.monotonic()
+    output = run(
+        """
+        writer = TraceWriter(engine, **options)
+        for number in range(3):
+            writer.submit(a_trace(number), organization_id=ORG)
+        """,
+        NOWHERE,
+    )
+    assert time.monotonic() - began < 30
+    assert "closed, and 3 traces were dropped" in output
+    assert "hunter2" not in output
+
+
+def test_an_exit_while_the_database_hangs_is_not_held_up(tmp_path: Path) -> None:
+    script = """
+        import socket
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        engine = create_engine(f"postgresql+psycopg://nobody@127.0.0.1:{port}/nothing?connect_timeout=100")
+        writer = TraceWriter(engine, **(options | {"durability": "memory"} if spool else options))
+        for number in range(3):
+            writer.submit(a_trace(number), organization_id=ORG)
+        threading.Thread(target=writer.flush, args=(100,), daemon=True).start()
+        listener.accept()
+        """
+    began = time.monotonic()
+    output = run(script, "sqlite://")
+    assert "closed, and 3 traces were dropped" in output
+    output = run(script, "sqlite://", tmp_path)
+    assert "closed with 3 traces in the spool" in output
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("durability", ["memory", "spool"])
+def test_what_an_exit_leaves_in_the_spool_is_stored_by_the_next_start(
+    database: Database, tmp_path: Path, durability: str
+) -> None:
+    output = run(
+        f"""
+        writer = TraceWriter(engine, durability={durability!r}, **options)
+        for number in range(3):
+            writer.submit(a_trace(number), organization_id=ORG)
+        """,
+        NOWHERE,
+        tmp_path,
+    )
+    assert "closed with 3 traces in the spool" in output
+    assert len(files_in(tmp_path)) > 1
+    run(
+        "writer = TraceWriter(engine, **options)\nwhile writer.stats.stored < 3: time.sleep(0.01)",
+        database.url,
+        tmp_path,
+    )
+    assert ids_in(database.url) == [trace_id(number) for number in range(3)]
+    assert files_in(tmp_path) == []
+
+
+SIGTERM: Final = """
+writer = TraceWriter(engine, **options)
+for number in range(3):
+    writer.submit(a_trace(number), organization_id=ORG)
+say("ready")
+time.sleep(60)
+say("never")
+"""
+
+
+def told_to_end(script: str, url: URL | str, *, again: bool = False) -> tuple[int, str]:
+    process = start(script, url)
+    assert process.stdout is not None
+    while "ready" not in (line := process.stdout.readline()):
+        assert line
+    process.send_signal(signal.SIGTERM)
+    if again:
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    assert "Error" not in errors, errors
+    return process.returncode, output
+
+
+def test_sigterm_stores_what_was_submitted_and_ends_the_process_all_the_same(database: Database) -> None:
+    status, output = told_to_end(SIGTERM, database.url)
+    assert status == -signal.SIGTERM
+    assert "never" not in output
+    assert ids_in(database.url) == [trace_id(number) for number in range(3)]
+
+
+def test_sigterm_waits_no_longer_than_it_may() -> None:
+    began = time.monotonic()
+    status, output = told_to_end(SIGTERM, NOWHERE)
+    assert status == -signal.SIGTERM
+    assert "closed, and 3 traces were dropped" in output
+    assert time.monotonic() - began < 20
+
+
+def test_a_second_sigterm_ends_it_at_once() -> None:
+    began = time.monotonic()
+    status, _ = told_to_end(SIGTERM.replace("**options", "**(options | {'close_timeout': 50.0})"), NOWHERE, again=True)
+    assert status == -signal.SIGTERM
+    assert time.monotonic() - began < 20
+
+
+def test_a_host_with_a_handler_of_its_own_keeps_it(database: Database) -> None:
+    script = """
+        def mine(*_):
+            say("mine")
+            raise SystemExit(7)
+
+        signal.signal(signal.SIGTERM, mine)
+        writer = TraceWriter(engine, **options)
+        assert signal.getsignal(signal.SIGTERM) is mine
+        writer.submit(a_trace(1), organization_id=ORG)
+        say("ready")
+        time.sleep(60)
+        """
+    status, output = told_to_end(script, database.url)
+    assert (status, output.strip()) == (7, "mine")
+    assert ids_in(database.url) == [trace_id(1)]
+
+
+def test_a_closed_writer_leaves_no_handler_behind(database: Database) -> None:
+    output = run(
+        """
+        with TraceWriter(engine, **options) as writer:
+            say(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+        say(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+        with TraceWriter(engine, handle_sigterm=False, **options) as writer:
+            say(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+        """,
+        database.url,
+    )
+    assert output.split() == ["False", "True", "True"]
+
+
+@pytest.mark.parametrize("spools", [False, True], ids=["memory", "spool"])
+def test_a_fork_gives_the_child_a_writer_of_its_own(database: Database, tmp_path: Path, *, spools: bool) -> None:
+    output = run(
+        """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        options["batch_age"] = 0.01
+        writer = TraceWriter(engine, **options)
+        for number in range(50):
+            writer.submit(a_trace(number), organization_id=ORG)
+        writer.flush(20)
+        for number in range(50, 60):
+            writer.submit(a_trace(number), organization_id=ORG)
+        children = []
+        for child in range(1, 5):
+            pid = os.fork()
+            if not pid:
+                assert writer.stats.accepted == 0
+                for number in range(child * 100, child * 100 + 50):
+                    writer.submit(a_trace(number), organization_id=ORG)
+                assert writer.flush(20), writer.stats
+                assert writer.stats.stored == 50, writer.stats
+                # An ordinary exit, which closes whatever it can reach.
+                sys.exit(0)
+            children.append(pid)
+            writer.submit(a_trace(60 + child), organization_id=ORG)
+        for pid in children:
+            assert os.waitpid(pid, 0)[1] == 0
+        for number in range(70, 80):
+            writer.submit(a_trace(number), organization_id=ORG)
+        assert writer.flush(20), writer.stats
+        assert writer.stats.stored == 74, writer.stats
+        say("done")
+        """,
+        database.url,
+        tmp_path if spools else None,
+    )
+    assert "done" in output
+    numbers = [*range(60), *range(61, 65), *range(70, 80), *(c * 100 + n for c in range(1, 5) for n in range(50))]
+    assert ids_in(database.url) == sorted(trace_id(number) for number in numbers)
+    assert files_in(tmp_path) == []
+
+
+def test_forks_while_threads_submit_leave_nothing_locked(database: Database, tmp_path: Path) -> None:
+    output = run(
+        """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        options["batch_age"] = 0.0
+        writer = TraceWriter(engine, **options)
+        ends = threading.Event()
+
+        def submit(first):
+            number = first
+            while not ends.is_set():
+                writer.submit(a_trace(number), organization_id=ORG)
+                number += 1
+
+        threads = [threading.Thread(target=submit, args=(1_000_000 * number,)) for number in (1, 2)]
+        for thread in threads:
+            thread.start()
+        for child in range(30):
+            pid = os.fork()
+            if not pid:
+                signal.alarm(20)
+                writer.submit(a_trace(child), organization_id=ORG)
+                os._exit(0 if writer.flush(15) else 1)
+            assert os.waitpid(pid, 0)[1] == 0
+        ends.set()
+        for thread in threads:
+            thread.join()
+        assert writer.flush(20)
+        stats = writer.stats
+        assert stats.accepted == stats.stored, stats
+        say("stored", stats.stored)
+        """,
+        database.url,
+        tmp_path,
+    )
+    [stored] = re.findall(r"stored (\d+)", output)
+    assert len(ids_in(database.url)) == int(stored) + 30
+
+
+def test_a_parent_goes_on_with_its_spool_after_a_child_has_ended(database: Database, tmp_path: Path) -> None:
+    run(
+        """
+        writer = TraceWriter(engine, **options)
+        writer.submit(a_trace(0), organization_id=ORG)
+        pid = os.fork()
+        if not pid:
+            sys.exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        for number in range(1, 10):
+            writer.submit(a_trace(number), organization_id=ORG)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        NOWHERE,
+        tmp_path,
+        status=-signal.SIGKILL,
+    )
+    with a_writer(database, spool_dir=tmp_path) as writer:
+        wait_until(lambda: writer.stats.stored == 10)
+    assert ids_in(database.url) == [trace_id(number) for number in range(10)]
+
+
+def test_a_child_that_multiprocessing_forks_may_write(database: Database) -> None:
+    output = run(
+        """
+        import multiprocessing
+
+        def work(number):
+            writer.submit(a_trace(number), organization_id=ORG)
+            assert writer.flush(20)
+
+        writer = TraceWriter(engine, **options)
+        context = multiprocessing.get_context("fork")
+        processes = [context.Process(target=work, args=(number,)) for number in range(3)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+            assert process.exitcode == 0
+        say("done")
+        """,
+        database.url,
+    )
+    assert "done" in output
+    assert ids_in(database.url) == [trace_id(number) for number in range(3)]
+
+
+def test_a_closed_writer_leaves_no_thread_behind(database: Database) -> None:
+    before = threading.enumerate()
+    with a_writer(database) as writer:
+        writer.submit(a_trace(1), organization_id=ORG)
+        assert writer.flush(20)
+        assert len(threading.enumerate()) == len(before) + 1
+    assert threading.enumerate() == before

@@ -43,7 +43,7 @@ wheel: $(VENV)/installed-dev ## Build sdist and wheel, install the wheel alone, 
 	$(BIN)/python -m pytest -m wheel
 
 lowest: .venv-lowest/installed-dev ## Run the tests with the lowest versions that are allowed
-	.venv-lowest/bin/$(PYTEST) -k "not pg16 and not pgbouncer" tests/codec/test_codec.py tests/migrations/test_migrations.py \
+	.venv-lowest/bin/$(PYTEST) --newest-server tests/codec/test_codec.py tests/migrations/test_migrations.py \
 		tests/reads/test_pages.py tests/reads/test_pages_of_both_tables.py tests/reads/test_counts.py \
 		tests/writes/test_create.py tests/writes/test_database_errors.py tests/writes/test_create_many.py \
 		tests/writes/test_deletion.py tests/spool tests/writer/test_writer.py tests/writer/test_hostile_input.py \

@@ -1,4 +1,4 @@
-"""Fixtures: every test of a database runs on SQLite and on each PostgreSQL that was found."""
+"""Fixtures: a test of a database runs on SQLite and on the newest PostgreSQL; its marks add the other servers."""
 
 from __future__ import annotations
 
@@ -31,6 +31,15 @@ settings.register_profile(
 settings.load_profile("shared cores")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option for runs that vary something else than the server, such as the libraries or Python."""
+    parser.addoption(
+        "--newest-server",
+        action="store_true",
+        help="run on SQLite and on the newest PostgreSQL only, whatever the marks",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Find the servers, as the parameters of tests are named after them; none is started yet."""
     try:
@@ -50,19 +59,24 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test once on each database of its fixture, unless its own marks say which."""
+    """Run a test on each database of its fixture: which ones, the test's marks say."""
+    marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    if metafunc.config.getoption("--newest-server"):
+        marks -= {"every_server", "pgbouncer"}
     postgres = [server.name for server in metafunc.config.stash[SERVERS]]
-    if metafunc.definition.get_closest_marker("newest"):
+    if "every_server" not in marks:
         postgres = postgres[-1:]
-    everything = [SQLITE, *postgres, *([pgbouncer.NAME] if metafunc.config.stash[PGBOUNCER] else ())]
-    marked = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
+    everything = [SQLITE, *postgres]
+    if "pgbouncer" in marks and metafunc.config.stash[PGBOUNCER]:
+        everything.append(pgbouncer.NAME)
+    chosen = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
     for fixture, names in (
         ("database", everything),
         ("empty_database", everything),
         ("postgres", postgres),
         ("empty_postgres", postgres),
     ):
-        if fixture in metafunc.fixturenames and fixture not in marked:
+        if fixture in metafunc.fixturenames and fixture not in chosen:
             metafunc.parametrize(fixture, names, indirect=True)
 
 
@@ -159,28 +173,28 @@ def databases(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 async def database(request: pytest.FixtureRequest, databases: Databases) -> AsyncIterator[Database]:
-    """Return a new, migrated database: on SQLite, on each PostgreSQL, behind PgBouncer."""
+    """Return a new, migrated database: SQLite or PostgreSQL."""
     async with databases.make(request.param, migrated=True) as made:
         yield made
 
 
 @pytest.fixture
 async def empty_database(request: pytest.FixtureRequest, databases: Databases) -> AsyncIterator[Database]:
-    """Return a new database without tables, likewise."""
+    """Return a new database without tables: SQLite or PostgreSQL."""
     async with databases.make(request.param, migrated=False) as made:
         yield made
 
 
 @pytest.fixture
 async def postgres(request: pytest.FixtureRequest, databases: Databases) -> AsyncIterator[Database]:
-    """Return a new, migrated database on each PostgreSQL, not behind PgBouncer."""
+    """Return a new, migrated database on PostgreSQL."""
     async with databases.make(request.param, migrated=True) as made:
         yield made
 
 
 @pytest.fixture
 async def empty_postgres(request: pytest.FixtureRequest, databases: Databases) -> AsyncIterator[Database]:
-    """Return a new database without tables, likewise."""
+    """Return a new database without tables on PostgreSQL."""
     async with databases.make(request.param, migrated=False) as made:
         yield made
 

@@ -26,7 +26,6 @@ from provider_trace_store.schemas import ID_PATTERN
 if TYPE_CHECKING:
     from tests.support.servers import Database
 
-pytestmark = pytest.mark.newest
 
 ROOT = Path(__file__).parent.parent
 

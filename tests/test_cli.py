@@ -34,8 +34,6 @@ WARNINGS: Final = "error,ignore::DeprecationWarning:typer"
 SECRET: Final = "not-for-the-log"  # noqa: S105  (a password of nothing)
 TABLES: Final = {"provider_traces", "provider_trace_metadata"}
 DIRECT: Final = "postgresql+psycopg"
-# The migrations themselves run on each version, in test_migrations.py; what is the command's own, on the newest.
-newest: Final = pytest.mark.newest
 
 
 def run(
@@ -92,7 +90,7 @@ def store_one(engine: Engine, schema: str | None = None) -> None:
         assert ProviderTraceRepository(session, organization_id="org-1").get(trace.id) == trace
 
 
-@newest
+@pytest.mark.pgbouncer
 def test_migrate_goes_up_and_down(empty_database: Database) -> None:
     url = url_of(empty_database)
     assert ran(*MIGRATE, "current", url=url).stdout == ""
@@ -107,7 +105,6 @@ def test_migrate_goes_up_and_down(empty_database: Database) -> None:
     assert tables_of(empty_database) == set()
 
 
-@newest
 def test_alembic_in_a_checkout_does_the_same(empty_database: Database) -> None:
     url = url_of(empty_database)
     ran(*ALEMBIC, "-x", f"url={url}", "upgrade", "head", cwd=ROOT)
@@ -144,7 +141,6 @@ def test_without_a_url_the_file_in_the_current_directory_is_used_and_named(
     connection.close()
 
 
-@newest
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", DIRECT])
 def test_every_spelling_of_postgres_means_psycopg(empty_postgres: Database, scheme: str) -> None:
     url = f"{scheme}{url_of(empty_postgres).removeprefix(DIRECT)}"
@@ -178,7 +174,6 @@ def test_bad_url_is_an_error_without_traceback_and_password(url: str) -> None:
         assert SECRET not in result.stdout + result.stderr
 
 
-@newest
 def test_refused_role_is_an_error_without_traceback_and_password(empty_postgres: Database) -> None:
     result = run(*MIGRATE, "upgrade", url=rendered(empty_postgres.url.set(username="nobody_here", password=SECRET)))
     assert result.returncode == 1
@@ -186,7 +181,6 @@ def test_refused_role_is_an_error_without_traceback_and_password(empty_postgres:
     assert SECRET not in result.stdout + result.stderr
 
 
-@newest
 def test_password_of_a_database_that_answers_is_hidden(empty_postgres: Database) -> None:
     role = f"role_{uuid4().hex}"
     with empty_postgres.engine().begin() as connection:
@@ -202,7 +196,6 @@ def test_password_of_a_database_that_answers_is_hidden(empty_postgres: Database)
     assert "***" in result.stderr
 
 
-@newest
 def test_table_with_rows_is_dropped_only_with_drop_data(database: Database) -> None:
     url = url_of(database)
     store_one(database.engine())
@@ -233,7 +226,6 @@ def test_lock_timeout_takes_seconds(seconds: str, tmp_path: Path) -> None:
     assert not (tmp_path / "provider_traces.db").exists()
 
 
-@newest
 def test_lock_timeout_ends_the_wait_for_a_busy_table(empty_postgres: Database) -> None:
     engine = empty_postgres.engine()
     with engine.connect() as connection:
@@ -245,7 +237,6 @@ def test_lock_timeout_ends_the_wait_for_a_busy_table(empty_postgres: Database) -
     assert tables_of(empty_postgres) == TABLES
 
 
-@newest
 def test_schema_option_says_where_the_tables_are(empty_postgres: Database) -> None:
     url = url_of(empty_postgres)
     with empty_postgres.engine().begin() as connection:
@@ -260,7 +251,6 @@ def test_schema_option_says_where_the_tables_are(empty_postgres: Database) -> No
     assert tables_of(empty_postgres, "Traces") == set()
 
 
-@newest
 def test_schema_that_does_not_exist_is_no_traceback(empty_postgres: Database) -> None:
     result = run(*MIGRATE, "upgrade", "--schema", "nowhere", url=url_of(empty_postgres))
     assert result.returncode == 1
@@ -300,6 +290,7 @@ def run_in_psql(database: Database, script: str) -> subprocess.CompletedProcess[
     return run(psql(), "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--dbname", url, stdin=script)
 
 
+@pytest.mark.every_server
 @pytest.mark.parametrize("schema", [None, "traces", 'Tra"ces'])
 def test_sql_for_postgres_runs_in_psql_as_it_is(empty_postgres: Database, schema: str | None) -> None:
     url = url_of(empty_postgres)
@@ -337,12 +328,14 @@ def test_sql_downgrade_for_sqlite_needs_leave_as_it_cannot_look_for_rows(tmp_pat
     assert "DROP TABLE" in ran(*MIGRATE, "downgrade", "head:base", "--sql", "--drop-data", url=url).stdout
 
 
+@pytest.mark.every_server
 def test_sql_downgrade_of_empty_tables_needs_no_leave(postgres: Database) -> None:
     down = ran(*MIGRATE, "downgrade", "head:base", "--sql", url=url_of(postgres)).stdout
     assert run_in_psql(postgres, down).returncode == 0
     assert tables_of(postgres) == set()
 
 
+@pytest.mark.every_server
 def test_sql_for_a_table_that_is_there_stops_and_changes_nothing(empty_postgres: Database) -> None:
     with empty_postgres.engine().begin() as connection:
         connection.execute(text("CREATE TABLE provider_trace_metadata (id varchar PRIMARY KEY)"))

@@ -17,6 +17,8 @@ from tests.support.servers import VARIABLE, VERSIONS, Database, Server, ServerEr
 if TYPE_CHECKING:
     from tests.conftest import Databases
 
+pytestmark = pytest.mark.every_server
+
 # A process of its own, as it is to be killed: it starts a server of the wheel and says which.
 START = """
 import sys
@@ -89,6 +91,7 @@ def test_data_goes_to_the_disk_where_memory_has_no_room_for_it(monkeypatch: pyte
     assert _memory() is None
 
 
+@pytest.mark.pgbouncer
 async def test_two_databases_of_one_template_are_apart(database: Database, databases: Databases) -> None:
     with database.engine().begin() as connection:
         connection.execute(text("CREATE TABLE only_here (id integer)"))
@@ -101,11 +104,13 @@ async def test_two_databases_of_one_template_are_apart(database: Database, datab
     assert here - there == {"only_here"}
 
 
+@pytest.mark.pgbouncer
 async def test_an_empty_database_has_no_tables(empty_database: Database) -> None:
     with empty_database.engine().connect() as connection:
         assert inspect(connection).get_table_names() == []
 
 
+@pytest.mark.pgbouncer
 def test_the_state_of_a_session_outlives_its_transaction_except_behind_pgbouncer(database: Database) -> None:
     change, ask = {
         "sqlite": ("PRAGMA cache_size = 77", "PRAGMA cache_size"),

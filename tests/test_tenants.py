@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["shared_database"]
 
-pytestmark = pytest.mark.newest
 
 FILTERS: Final = ("step_id", "run_id", "agent_id", "call_type", "source", "user_id", "org_id", "agent_tag")
 COUNTED: Final = ("agent_id", "call_type", "org_id", "source", "user_id")

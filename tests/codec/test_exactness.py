@@ -27,6 +27,8 @@ from tests.support.documents import documents, same, texts
 if TYPE_CHECKING:
     from tests.support.servers import Database
 
+pytestmark = pytest.mark.every_server
+
 DOCUMENTS = 2_000
 A_BATCH = 20
 
@@ -57,6 +59,7 @@ def assert_same(stored: ProviderTrace | None, trace: ProviderTrace) -> None:
     assert same(dict(stored), dict(trace))
 
 
+@pytest.mark.pgbouncer
 def test_whole_traces_read_back_equal(database: Database) -> None:
     engine = database.engine()
     count = 0
@@ -79,6 +82,7 @@ def test_whole_traces_read_back_equal(database: Database) -> None:
     assert count >= DOCUMENTS
 
 
+@pytest.mark.pgbouncer
 def test_whole_traces_read_back_equal_asynchronously(database: Database) -> None:
     count = 0
 
@@ -111,6 +115,7 @@ def connect_arguments(database: Database) -> dict[str, Any]:
     return {"prepare_threshold": None} if database.backend == "postgresql" else {}
 
 
+@pytest.mark.pgbouncer
 def test_metadata_reads_back_equal(database: Database) -> None:
     engine = database.engine()
 

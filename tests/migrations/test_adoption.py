@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from tests.support.servers import Database
 
+pytestmark = pytest.mark.every_server
+
 ROWS = 100_000
 
 # The tables as existing deployments have them: their index names, their nullable created_at, their foreign key.

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from tests.conftest import Databases
     from tests.support.servers import Database
 
+pytestmark = pytest.mark.every_server
+
 REVISIONS = ["0001", "0002", "0003"]
 TABLES = {"provider_traces", "provider_trace_metadata"}
 TOGETHER = 8
@@ -88,6 +90,7 @@ def test_every_migration_tells_the_operator_what_it_locks() -> None:
         assert "What it locks, and for how long:" in revision.longdoc
 
 
+@pytest.mark.pgbouncer
 def test_every_step_goes_up_down_and_up_again(empty_database: Database) -> None:
     with empty_database.engine().connect() as connection:
         for revision, tables in zip(REVISIONS, [{"provider_traces"}, TABLES, TABLES], strict=True):
@@ -141,6 +144,7 @@ def check(engine: Engine) -> None:
         command.check(config)
 
 
+@pytest.mark.pgbouncer
 def test_upgrade_without_a_transaction_commits_its_own(empty_database: Database) -> None:
     with empty_database.engine().connect() as connection:
         upgrade(connection)
@@ -148,6 +152,7 @@ def test_upgrade_without_a_transaction_commits_its_own(empty_database: Database)
         assert tables_of(connection) == TABLES
 
 
+@pytest.mark.pgbouncer
 def test_upgrade_joins_the_transaction_of_its_caller(empty_database: Database) -> None:
     with empty_database.engine().connect() as connection:
         connection.execute(text("SELECT 1"))
@@ -158,12 +163,14 @@ def test_upgrade_joins_the_transaction_of_its_caller(empty_database: Database) -
         assert current(connection) is None
 
 
+@pytest.mark.pgbouncer
 async def test_upgrade_runs_on_an_asynchronous_connection(empty_database: Database) -> None:
     async with empty_database.async_engine().connect() as connection:
         await connection.run_sync(upgrade)
         assert await connection.run_sync(tables_of) == TABLES
 
 
+@pytest.mark.pgbouncer
 def test_failed_upgrade_changes_nothing_and_leaves_the_transaction_usable(empty_database: Database) -> None:
     with empty_database.engine().connect() as connection:
         connection.execute(text("CREATE TABLE provider_trace_metadata (id integer PRIMARY KEY)"))
@@ -174,6 +181,7 @@ def test_failed_upgrade_changes_nothing_and_leaves_the_transaction_usable(empty_
         connection.commit()
 
 
+@pytest.mark.pgbouncer
 def test_downgrade_never_drops_rows_unless_it_is_told_to(database: Database) -> None:
     engine = database.engine()
     store_one(engine)
@@ -262,6 +270,7 @@ def test_json_columns_use_lz4_where_the_server_has_it(postgres: Database) -> Non
     ]
 
 
+@pytest.mark.pgbouncer
 def test_eight_processes_upgrade_at_once(empty_database: Database) -> None:
     script = (
         "import sys; from sqlalchemy import create_engine; from provider_trace_store.migrations import upgrade\n"

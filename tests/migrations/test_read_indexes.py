@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from tests.support.servers import Database
 
-pytestmark = pytest.mark.newest
+pytestmark = pytest.mark.every_server
+
 
 TABLES: Final = ("provider_traces", "provider_trace_metadata")
 # What only a server with ICU can really make; the catalogue says the same.

@@ -15,8 +15,6 @@ from tests.support.spaces import (
 
 __all__ = ["shared_database", "space"]
 
-pytestmark = pytest.mark.newest
-
 
 TAGS: Final[list[list[str] | None]] = [
     None,
@@ -58,6 +56,7 @@ TAGS: Final[list[list[str] | None]] = [
 ]
 
 
+@pytest.mark.every_server
 async def test_a_tag_is_found_exactly_whatever_its_characters(space: Space) -> None:
     traces = [space.trace(number, agent_tags=tags, run_id="run-1") for number, tags in enumerate(TAGS)]
     await space.add(*traces[::2])
@@ -72,6 +71,7 @@ async def test_a_tag_is_found_exactly_whatever_its_characters(space: Space) -> N
         assert counted == ({None: len(expected)} if expected else {}), repr(tag)
 
 
+@pytest.mark.every_server
 async def test_tags_of_other_writers_are_found_and_what_is_no_list_of_tags_is_not(space: Space) -> None:
     tags = ["a", "ü", "\U0001f600", 'quo"te', "back\\slash", "a,b", "nul\0"]
     texts = [

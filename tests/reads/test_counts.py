@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["shared_database", "space"]
 
-pytestmark = pytest.mark.newest
 
 COUNTED: Final = ("call_type", "source", "agent_id", "org_id", "user_id")
 DAY: Final = datetime(2026, 3, 29, tzinfo=UTC)
@@ -60,6 +59,7 @@ async def test_nothing_is_no_count(space: Space) -> None:
         assert await space.repository.count_by_day(**filters) == {}
 
 
+@pytest.mark.every_server
 async def test_days_are_those_of_utc_in_their_order_and_without_gaps_filled(space: Space) -> None:
     moments = [
         DAY - MICROSECOND,
@@ -160,6 +160,7 @@ async def test_dates_without_a_fraction_count_on_their_day(space: Space) -> None
     assert await space.repository.count_by_day(since=DAY, until=DAY + timedelta(days=1)) == {date(2026, 3, 29): 2}
 
 
+@pytest.mark.every_server
 async def test_a_tag_is_counted_exactly(space: Space) -> None:
     lists: list[list[str] | None] = [
         *[["a"], ["a", "a"], ['x"a"'], ["aa"], None, [], ["b", "a"], ['a","b'], ["A"]],

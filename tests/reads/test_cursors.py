@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["shared_database", "space"]
 
-pytestmark = pytest.mark.newest
 
 TEXT_FILTERS: Final = ("step_id", "run_id", "agent_id", "call_type", "source", "user_id", "org_id")
 URL_SAFE: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["shared_database", "space"]
 
-pytestmark = pytest.mark.newest
-
 
 @pytest.fixture(scope="module")
 def many() -> int:
@@ -33,6 +31,7 @@ def many() -> int:
     return 2_100
 
 
+@pytest.mark.pgbouncer
 async def test_an_iterator_gives_everything_once_while_the_host_commits_and_rolls_back(space: Space, many: int) -> None:
     await space.add(*map(space.trace, range(0, many, 2)), place="both")
     await space.add(*map(space.trace, range(1, many, 2)), place="metadata")
@@ -67,6 +66,7 @@ async def test_an_iterator_goes_on_where_it_was_while_traces_come_and_go(space: 
     assert found == sorted(found, reverse=True)
 
 
+@pytest.mark.pgbouncer
 async def test_an_iterator_that_is_left_leaves_nothing_open(space: Space) -> None:
     await space.add(*map(space.trace, range(5)))
     iterator: AsyncIterator[ProviderTraceMetadata] = space.repository.iter_metadata()

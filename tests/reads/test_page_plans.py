@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tests.conftest import Databases
     from tests.support.servers import Database
 
-pytestmark = pytest.mark.newest
 
 ORG: Final = "org-1"
 # It stopped when the first eighth was written.

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["shared_database", "space"]
 
-pytestmark = pytest.mark.newest
 
 TEXT_FILTERS: Final = ("step_id", "run_id", "agent_id", "call_type", "source", "user_id", "org_id")
 SECRET: Final = "sk-secret-0123456789"  # noqa: S105  (stands for what a client sent and no error may show)
@@ -46,6 +45,7 @@ SECRET: Final = "sk-secret-0123456789"  # noqa: S105  (stands for what a client 
 # Filters
 
 
+@pytest.mark.every_server
 async def test_each_filter_alone_finds_the_exact_text_and_nothing_else(space: Space) -> None:
     values = ["x", "X", "x ", "", "xx", "ü", "%", "_", "' OR 1=1 --", "\U0001f600", "x" * 1024, None]
     for place, first in (("full", 0), ("metadata", 100)):
@@ -180,6 +180,7 @@ async def test_text_that_no_column_holds_finds_nothing(space: Space, searched: s
 # Order and limits
 
 
+@pytest.mark.every_server
 async def test_ties_are_in_the_order_of_their_ids_in_both_directions(space: Space) -> None:
     moments = [MOMENT, MOMENT - MICROSECOND, MOMENT, MOMENT, MOMENT - MICROSECOND, MOMENT + MICROSECOND, MOMENT]
     places: list[Any] = ["full", "metadata", "both"]
@@ -362,6 +363,7 @@ async def test_a_run_that_is_not_there_is_an_empty_page(space: Space, searched: 
     assert await space.repository.list_metadata(run_id=searched) == MetadataPage((), None)
 
 
+@pytest.mark.pgbouncer
 async def test_reads_see_what_the_hosts_transaction_wrote_and_never_commit(space: Space) -> None:
     await space.add(space.trace(1, run_id="run-1"), commit=False)
     assert space.numbers(await space.walk(1)) == [1]

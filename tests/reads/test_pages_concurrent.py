@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from tests.support.servers import Database
 
-pytestmark = pytest.mark.newest
 
 ROWS: Final = 150
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["shared_database"]
 
-pytestmark = pytest.mark.newest
 
 # Few enough that most traces share theirs, and on both sides of a day's and of a second's end.
 MOMENTS: Final = (

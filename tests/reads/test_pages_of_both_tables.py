@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["shared_database", "space"]
 
-pytestmark = pytest.mark.newest
 
 on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
@@ -92,6 +91,7 @@ async def test_where_a_trace_is_stored_goes_with_its_copies(space: Space) -> Non
     assert found.model_dump()["source"] == "changed"
 
 
+@pytest.mark.every_server
 async def test_a_trace_in_both_tables_comes_once_and_as_full_wherever_a_page_ends(space: Space) -> None:
     places: list[Any] = ["both", "both", "full", "both", "metadata", "metadata", "both", "both", "both"]
     for number, place in enumerate(places):
@@ -145,6 +145,7 @@ def undated_allowed(database: Database) -> None:
     allow_undated(database)
 
 
+@pytest.mark.every_server
 @pytest.mark.usefixtures("undated_allowed")
 async def test_rows_without_a_date_are_of_1970_wherever_a_page_ends(space: Space) -> None:
     around = {

@@ -429,7 +429,6 @@ def test_a_head_that_is_garbage_costs_no_other_file(database: Database, tmp_path
         wait_until(lambda: writer.stats.stored == 5)
 
 
-@pytest.mark.newest
 def test_an_internal_error_at_the_commit_is_waited_out(postgres: Database) -> None:
     run_script(
         postgres,
@@ -466,7 +465,6 @@ def a_role(database: Database, *statements: str) -> Iterator[tuple[str, Callable
         run_script(database, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
-@pytest.mark.newest
 def test_a_missing_grant_is_waited_for(postgres: Database) -> None:
     options: dict[str, Any] = {"max_retry_delay": 0.1, "batch_age": 0.02, "handle_sigterm": False}
     with a_role(postgres) as (role, factory), TraceWriter(factory, **options) as writer:
@@ -478,7 +476,6 @@ def test_a_missing_grant_is_waited_for(postgres: Database) -> None:
         assert (writer.stats.stored, writer.stats.rejected) == (10, 0)
 
 
-@pytest.mark.newest
 def test_a_row_that_a_policy_refuses_is_rejected(postgres: Database) -> None:
     options: dict[str, Any] = {"max_retry_delay": 0.1, "batch_age": 0.02, "handle_sigterm": False}
     policy = (

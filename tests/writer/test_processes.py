@@ -39,8 +39,6 @@ def say(*what):
     print(*what, flush=True)
 """
 
-pytestmark = pytest.mark.newest
-
 
 def start(script: str, url: URL | str, spool: Path | None = None) -> subprocess.Popen[str]:
     """Start a process that runs a script."""
@@ -226,6 +224,7 @@ def test_a_closed_writer_leaves_no_handler_behind(database: Database) -> None:
     assert output.split() == ["False", "True", "True"]
 
 
+@pytest.mark.pgbouncer
 @pytest.mark.parametrize("spools", [False, True], ids=["memory", "spool"])
 def test_a_fork_gives_the_child_a_writer_of_its_own(database: Database, tmp_path: Path, *, spools: bool) -> None:
     output = run(

@@ -101,6 +101,8 @@ def test_what_is_submitted_is_stored_as_create_would(
         assert files_in(tmp_path / "spool") == []
 
 
+@pytest.mark.every_server
+@pytest.mark.pgbouncer
 @ways
 def test_each_tenant_gets_its_own(database: Database, way: str, tmp_path: Path) -> None:
     with a_writer(database, **options_of(way, tmp_path)) as writer:
@@ -383,7 +385,6 @@ def test_an_asynchronous_engine_is_refused_with_what_to_do(tmp_path: Path) -> No
             TraceWriter(bind)  # type: ignore[arg-type]  # what is tested
 
 
-@pytest.mark.newest
 @pytest.mark.parametrize("batches", [0, 1000], ids=["encoded by callers", "encoded by the thread"])
 def test_a_deferred_constraint_that_fails_at_the_commit_costs_only_its_row(
     postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int
@@ -413,7 +414,6 @@ def test_a_deferred_constraint_that_fails_at_the_commit_costs_only_its_row(
     }
 
 
-@pytest.mark.newest
 @ways
 def test_a_row_that_only_ever_fails_holds_nobody_up_and_is_given_up(
     postgres: Database, way: str, tmp_path: Path
@@ -476,6 +476,7 @@ def test_no_line_of_the_log_holds_content_or_a_password(tmp_path: Path, caplog: 
     assert not [record for record in caplog.records if record.exc_info]
 
 
+@pytest.mark.pgbouncer
 def test_what_waits_is_stored_when_the_database_is_back(database: Database, tmp_path: Path) -> None:
     refuse: Callable[[], Session] = sessionmaker(
         create_engine("postgresql+psycopg://127.0.0.1:1/x", poolclass=NullPool)

@@ -100,6 +100,8 @@ async def delete(client: Client, trace_id: str) -> None:
 # What is stored
 
 
+@pytest.mark.every_server
+@pytest.mark.pgbouncer
 @pytest.mark.parametrize("make", [a_trace, every_field], ids=["required fields", "every field"])
 async def test_a_trace_reads_back_equal(client: Client, make: Any) -> None:
     trace = make()
@@ -111,6 +113,7 @@ async def test_a_trace_reads_back_equal(client: Client, make: Any) -> None:
     assert await repository.get(ID) == trace
 
 
+@pytest.mark.every_server
 @pytest.mark.parametrize("make", [a_trace, every_field], ids=["required fields", "every field"])
 async def test_metadata_reads_back_equal_with_the_traces_own_id_and_date(client: Client, make: Any) -> None:
     trace = make()
@@ -236,6 +239,7 @@ async def test_text_put_around_the_schema_is_refused_before_the_database_is_touc
 # The host's transaction
 
 
+@pytest.mark.pgbouncer
 @both_modes
 async def test_create_never_commits_not_even_as_the_first_statement(client: Client, metadata_only: bool) -> None:
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
@@ -259,6 +263,8 @@ async def test_what_is_rolled_back_after_reads_and_several_creates_is_gone(clien
     assert await client.scalar(COUNTS[metadata_only]) == 0
 
 
+@pytest.mark.every_server
+@pytest.mark.pgbouncer
 @both_modes
 async def test_a_savepoint_of_the_hosts_takes_the_trace_back_and_nothing_more(
     client: Client, metadata_only: bool
@@ -314,6 +320,7 @@ async def test_pending_objects_of_the_hosts_survive_a_failure(client: Client, me
 # The same id again
 
 
+@pytest.mark.pgbouncer
 @both_modes
 async def test_the_same_trace_again_returns_what_is_stored_and_adds_no_row(client: Client, metadata_only: bool) -> None:
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
@@ -378,6 +385,7 @@ _BODY_CHANGES: Final[dict[str, Any]] = {
 }
 
 
+@pytest.mark.every_server
 @pytest.mark.parametrize("metadata_only", [False, True], ids=["full", "metadata"])
 async def test_other_content_under_the_same_id_is_a_conflict_and_the_stored_row_stands(
     client: Client, metadata_only: bool
@@ -513,6 +521,7 @@ async def test_what_is_not_there_is_none_or_an_empty_list(client: Client, search
     assert await repository.get(ID) is not None
 
 
+@pytest.mark.every_server
 async def test_an_adopted_row_without_a_date_reads_as_1970_and_is_the_oldest(postgres: Database) -> None:
     with Session(postgres.engine()) as session:
         session.execute(text("ALTER TABLE provider_traces ALTER COLUMN created_at DROP NOT NULL"))
@@ -530,6 +539,7 @@ async def test_an_adopted_row_without_a_date_reads_as_1970_and_is_the_oldest(pos
         assert metadata == the_metadata_of(undated)
 
 
+@pytest.mark.every_server
 async def test_a_session_in_another_time_zone_reads_utc(postgres: Database) -> None:
     for flag in (False, True):
         with Session(postgres.engine()) as session:
@@ -548,6 +558,7 @@ async def test_a_session_in_another_time_zone_reads_utc(postgres: Database) -> N
 # Two sessions at once
 
 
+@pytest.mark.every_server
 @both_modes
 @pytest.mark.parametrize("same", [True, False], ids=["equal", "different"])
 async def test_of_two_concurrent_creates_the_second_waits_and_then_finds_the_first(
@@ -576,6 +587,7 @@ async def test_of_two_concurrent_creates_the_second_waits_and_then_finds_the_fir
         assert second.scalar(COUNTS[metadata_only]) == 1
 
 
+@pytest.mark.every_server
 async def test_after_the_first_of_two_concurrent_creates_rolls_back_the_second_is_stored(
     postgres: Database,
 ) -> None:
@@ -591,6 +603,7 @@ async def test_after_the_first_of_two_concurrent_creates_rolls_back_the_second_i
         assert ProviderTraceRepository(first, organization_id=ORG).get(ID) == a_trace()
 
 
+@pytest.mark.every_server
 @both_modes
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 async def test_a_trace_stored_after_the_transactions_snapshot_asks_for_a_retry(

@@ -125,6 +125,8 @@ def odd_traces() -> list[ProviderTrace]:
 # What is stored, and what a retry says
 
 
+@pytest.mark.every_server
+@pytest.mark.pgbouncer
 @both_modes
 async def test_what_is_created_reads_back_equal_and_a_retry_is_unchanged(client: Client, metadata_only: bool) -> None:
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
@@ -370,6 +372,7 @@ ERRORS: dict[str, type[ProviderTraceStoreError]] = {
 }
 
 
+@pytest.mark.every_server
 @both_modes
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("kind", ERRORS)
@@ -402,6 +405,7 @@ async def test_one_bad_row_costs_only_itself_wherever_it_stands(client: Client, 
         assert await count(client, metadata_only=metadata_only) == sum(already)
 
 
+@pytest.mark.pgbouncer
 @both_modes
 async def test_a_few_bad_rows_among_thousands_cost_only_themselves(client: Client, metadata_only: bool) -> None:
     refuse_poison(client.database)
@@ -440,6 +444,7 @@ async def test_nothing_but_bad_rows_stores_nothing_and_reports_each(client: Clie
     assert await count(client, metadata_only=metadata_only) == 1
 
 
+@pytest.mark.every_server
 @both_modes
 async def test_a_unique_index_of_the_host_keeps_the_first_of_a_batch_as_one_by_one(
     client: Client, metadata_only: bool
@@ -481,6 +486,8 @@ async def test_it_never_commits_and_a_rollback_takes_all_back(client: Client, me
     assert await count(client, metadata_only=metadata_only) == 0
 
 
+@pytest.mark.every_server
+@pytest.mark.pgbouncer
 @both_modes
 async def test_a_savepoint_of_the_hosts_takes_the_batch_back_and_nothing_more(
     client: Client, metadata_only: bool

@@ -57,7 +57,6 @@ if TYPE_CHECKING:
     from tests.support.clients import Form, RepositoryClient
     from tests.support.servers import Database
 
-pytestmark = pytest.mark.newest
 
 # A batch of 1,000 with one bad row is halved ten times: two statements a level, and the first one.
 FAR_BELOW_ROW_BY_ROW: Final = 50
@@ -143,6 +142,7 @@ async def test_a_row_that_a_rule_of_the_host_refuses_costs_only_itself(
     assert await count(postgres_client, metadata_only=metadata_only) == 3 * 29 + 1
 
 
+@pytest.mark.every_server
 async def test_a_date_without_a_partition_costs_only_its_own_row(postgres_client: Client) -> None:
     run_script(
         postgres_client.database,
@@ -195,6 +195,7 @@ async def test_a_role_under_row_level_security_stores_what_it_may(
 # How many statements, and how large
 
 
+@pytest.mark.every_server
 @both_modes
 async def test_a_clean_batch_is_one_copy_and_a_bad_row_costs_few_more(
     postgres_client: Client, metadata_only: bool
@@ -283,6 +284,7 @@ async def test_statements_are_cut_by_rows_and_by_bytes_and_a_large_trace_goes_al
 # Engines, drivers, sessions
 
 
+@pytest.mark.every_server
 @both_modes
 async def test_asyncpg_stores_exactly_and_isolates(postgres: Database, metadata_only: bool) -> None:
     refuse_poison(postgres)
@@ -385,6 +387,7 @@ def test_adapters_and_cursors_of_the_hosts_change_nothing(postgres: Database, me
             assert same(dict(stored), dict(trace))
 
 
+@pytest.mark.pgbouncer
 @both_modes
 def test_an_autocommit_engine_keeps_each_statement_at_once(database: Database, metadata_only: bool) -> None:
     refuse_poison(database)
@@ -585,6 +588,7 @@ def _in_the_background(client: Client, call: Any) -> asyncio.Task[Any]:
     return asyncio.create_task(in_thread())
 
 
+@pytest.mark.every_server
 @both_modes
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_strict_isolation_stores_and_isolates_as_ever(postgres: Database, metadata_only: bool, level: str) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import NullPool, create_engine, text
@@ -29,9 +28,10 @@ from provider_trace_store.writes import bulk
 from tests.support.batches import MOMENT, ORG, POISON, TABLES, a_trace, both_modes, refuse_poison, trace_id
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.support.servers import Database
 
-pytestmark = pytest.mark.newest
 
 LIMIT: Final = 500  # bytes of a body
 IDS: Final = 8

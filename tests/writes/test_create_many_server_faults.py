@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
     from tests.support.clients import Form
 
-pytestmark = pytest.mark.newest
 
 A_BATCH: Final = 200
 BATCHES: Final = 50

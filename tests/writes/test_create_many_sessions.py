@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from tests.support.clients import Client
     from tests.support.servers import Database
 
-pytestmark = pytest.mark.newest
 
 sqlite_only = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 

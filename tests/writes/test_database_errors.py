@@ -61,6 +61,7 @@ def prepare(database: Database, statements: str) -> None:
         connection.execute(text(statements))
 
 
+@pytest.mark.every_server
 @BOTH_MODES
 async def test_foreign_key_of_the_host(postgres_client: Client, metadata_only: bool) -> None:
     prepare(
@@ -88,6 +89,7 @@ async def test_foreign_key_of_the_host(postgres_client: Client, metadata_only: b
     assert await known.get_metadata(after.id)
 
 
+@pytest.mark.every_server
 async def test_check_constraint_of_the_host(postgres_client: Client) -> None:
     """PostgreSQL's own message would repeat the failing row."""
     prepare(postgres_client.database, "ALTER TABLE provider_traces ADD CONSTRAINT hosts_rule CHECK (call_type <> 'x')")
@@ -98,6 +100,7 @@ async def test_check_constraint_of_the_host(postgres_client: Client) -> None:
     await repository.create(secret_trace(call_type="y"))
 
 
+@pytest.mark.every_server
 async def test_unique_constraint_of_the_host_is_no_conflict_of_ids(postgres_client: Client) -> None:
     prepare(postgres_client.database, "CREATE UNIQUE INDEX hosts_index ON provider_traces (run_id)")
     repository = postgres_client.repository(organization_id="org-1")
@@ -107,6 +110,7 @@ async def test_unique_constraint_of_the_host_is_no_conflict_of_ids(postgres_clie
     assert_keeps_the_secret(caught.value)
 
 
+@pytest.mark.every_server
 @BOTH_MODES
 async def test_statement_timeout(postgres_client: Client, metadata_only: bool) -> None:
     repository = postgres_client.repository(organization_id="org-1", metadata_only=metadata_only)
@@ -121,6 +125,7 @@ async def test_statement_timeout(postgres_client: Client, metadata_only: bool) -
     assert await repository.get_metadata(again.id)
 
 
+@pytest.mark.every_server
 @BOTH_MODES
 async def test_connection_that_the_server_ended(postgres_client: Client, metadata_only: bool) -> None:
     repository = postgres_client.repository(organization_id="org-1", metadata_only=metadata_only)
@@ -146,6 +151,7 @@ async def test_server_that_is_not_there(postgres_client: Client, metadata_only: 
     assert_keeps_the_secret(caught.value)
 
 
+@pytest.mark.every_server
 @BOTH_MODES
 def test_database_that_was_never_migrated(empty_database: Database, metadata_only: bool) -> None:
     with Session(empty_database.engine()) as session:
@@ -156,6 +162,7 @@ def test_database_that_was_never_migrated(empty_database: Database, metadata_onl
         assert session.scalar(text("SELECT 1")) == 1
 
 
+@pytest.mark.pgbouncer
 @BOTH_MODES
 def test_autocommit_engine_keeps_each_trace_at_once(database: Database, metadata_only: bool) -> None:
     trace = secret_trace()
@@ -168,6 +175,7 @@ def test_autocommit_engine_keeps_each_trace_at_once(database: Database, metadata
         assert ProviderTraceRepository(session, organization_id="org-1").get_metadata(trace.id)
 
 
+@pytest.mark.every_server
 async def test_tables_in_a_schema_of_the_hosts(empty_postgres: Database) -> None:
     prepare(empty_postgres, "CREATE SCHEMA traces")
     options = {"schema_translate_map": {None: "traces"}}
@@ -182,6 +190,8 @@ async def test_tables_in_a_schema_of_the_hosts(empty_postgres: Database) -> None
         assert connection.scalar(text("SELECT count(*) FROM traces.provider_traces")) == 1
 
 
+@pytest.mark.every_server
+@pytest.mark.pgbouncer
 def test_read_errors_are_the_drivers_own(empty_database: Database) -> None:
     """A read has no payload to hide: a host's handlers see what they know."""
     with Session(empty_database.engine()) as session, pytest.raises(DBAPIError):

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from tests.support.clients import Client
     from tests.support.servers import Database
 
-pytestmark = pytest.mark.newest
 
 ID: Final = trace_id(1)
 places = pytest.mark.parametrize("flags", [(False,), (True,), (False, True)], ids=["full", "metadata", "both"])
@@ -116,6 +115,7 @@ async def test_what_is_deleted_is_in_no_read_and_comes_back_equal(
     assert await repository.count_by("source") == {SECRET: 2}
 
 
+@pytest.mark.every_server
 @places
 async def test_a_second_time_nothing_changes(client: Client, flags: tuple[bool, ...]) -> None:
     await add(client, a_trace_of_everything(), flags=flags)
@@ -212,6 +212,7 @@ async def test_deletion_never_commits(client: Client) -> None:
     assert await repository.get(ID) is None
 
 
+@pytest.mark.pgbouncer
 async def test_a_savepoint_of_the_hosts_takes_the_deletion_back(client: Client) -> None:
     await add(client, a_trace(1), a_trace(2), flags=(False,))
     repository = client.repository(organization_id=ORG)

@@ -1,4 +1,4 @@
-"""Whose files in a spool directory are: a lock that ends with its process, however that ends."""
+"""The lock on the files of one owner in a spool directory: it ends with its process, however that process ends."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _TRIES: Final = 5
 
 
 class Ownership:
-    """The files of one writer are this process's, as long as this object is not released and the process runs.
+    """A process owns the files of one spool name while it holds this lock: until it releases the lock or ends.
 
-    The lock is SQLite's own, on an empty file: it is the process's, so that no child inherits it, and the system lets
-    it go when the process ends. It holds within a process, too, unlike the locks that it is made of. It needs a file
-    system with working locks, which many of a network are not.
+    The lock is SQLite's own lock on an empty file. The operating system drops it when the process ends, and a forked
+    child does not inherit it. SQLite also keeps two locks of one process apart, which the POSIX locks below it do not.
+    The file system must have working locks; many network file systems have none.
 
     Args:
-        path: of the lock's file.
-        connection: which holds the lock.
+        path: the lock's file.
+        connection: the SQLite connection that holds the lock.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -33,19 +33,19 @@ class Ownership:
 
     @classmethod
     def take(cls, path: Path) -> Ownership | None:
-        """Take a lock, or return None where another process, or another writer of this one, has it.
+        """Take a lock, or return None if another process, or another writer of this process, holds it.
 
         Args:
-            path: of the lock's file, which is made where there is none.
+            path: the lock's file; it is created if it does not exist.
 
         Raises:
-            sqlite3.Error: the file cannot be made or locked at all.
+            sqlite3.Error: the file cannot be created or locked at all.
         """
         for _ in range(_TRIES):
-            before = _number_of(path)
+            before = _inode_of(path)
             connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
             try:
-                # Nothing is ever written: no journal beside the file.
+                # Nothing is ever written to the file: it needs no journal beside it.
                 connection.execute("PRAGMA journal_mode = OFF")
                 connection.execute("BEGIN EXCLUSIVE")
             except sqlite3.Error as error:
@@ -53,27 +53,30 @@ class Ownership:
                 if sqlite_code(error) == sqlite3.SQLITE_BUSY:
                     return None
                 raise
-            if before is not None and before == _number_of(path):
+            if before is not None and before == _inode_of(path):
                 return cls(path, connection)
-            # It was made just now, or its owner has deleted it meanwhile: a lock on that file would keep nobody out.
+            # The file was created just now, or its owner deleted it meanwhile: a lock on a deleted file keeps no one
+            # out.
             connection.close()
         return None
 
     def release(self, *, delete: bool) -> None:
-        """Let the lock go.
+        """Release the lock.
 
         Args:
-            delete: whether there is nothing left that it stands for; otherwise another process may take it over.
+            delete: whether to delete the lock's file, because no file is left that it stands for; otherwise another
+                process may take the files over.
         """
         if delete:
-            # Before the lock goes: afterwards the file may be the next owner's.
+            # Before the lock is released: afterwards the file may belong to the next owner.
             with suppress(OSError):
                 self.path.unlink(missing_ok=True)
         with suppress(sqlite3.Error):
             self._connection.close()
 
 
-def _number_of(path: Path) -> int | None:
+def _inode_of(path: Path) -> int | None:
+    """Return the file's inode number; create the file and return None if it does not exist."""
     try:
         return path.stat().st_ino
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""What the database refused for good: kept in a table of the spool until somebody has looked at it.
+"""Rejected traces: kept in a table of the spool until an operator has looked at them.
 
 `rejected.db` is shared by all writers of a spool. Its table `rejected_traces` has the columns of `provider_traces`, as
-far as the trace could be encoded, and when, from which table and why it was rejected.
+far as the trace could be encoded, and four columns before them: when, from which table and why it was rejected.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 FILE: Final = "rejected.db"
 TABLE: Final = "rejected_traces"
-# How long another process's write may take, in seconds.
-_PATIENCE: Final = 5.0
+# How long to wait for another process that writes to the file, in seconds.
+_BUSY_TIMEOUT: Final = 5.0
 _REASONS: Final = ("rejected_at", "rejected_from", "error", "reason")
 
 
 class Reject(NamedTuple):
-    """A trace that was refused.
+    """A rejected trace.
 
     Args:
-        table: where it was to be stored.
-        fields: of a row, by attribute; documents as their stored text in UTF-8. Those that could not be encoded are
+        table: the table that it was sent to.
+        fields: the row's values by field; documents are stored text in UTF-8, and those that could not be encoded are
             left out.
-        error: why; it holds nothing of the trace but its id.
+        error: the reason; it holds nothing of the trace but its id.
     """
 
     table: str
@@ -52,11 +52,11 @@ class Reject(NamedTuple):
 
 
 class Rejects:
-    """The table of a spool directory.
+    """The table of rejected traces in a spool directory.
 
     Args:
-        directory: of the spool.
-        lock: held while the file is used.
+        directory: the spool's directory.
+        lock: the lock that is held while the file is used.
     """
 
     def __init__(self, directory: Path, lock: Lock) -> None:
@@ -67,7 +67,7 @@ class Rejects:
         """Add traces.
 
         Raises:
-            sqlite3.Error: they could not be added; none was.
+            sqlite3.Error: no trace was added.
         """
         fields = FULL.layout.fields
         values = [_values(reject, fields) for reject in rejects]
@@ -81,7 +81,7 @@ class Rejects:
                 self._insert(values)
 
     def _insert(self, values: Sequence[Sequence[Any]]) -> None:
-        with closing(sqlite3.connect(self._path, timeout=_PATIENCE)) as connection, connection:
+        with closing(sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT)) as connection, connection:
             connection.execute(_table_statement())
             connection.executemany(_insert_statement(), values)
 

@@ -1,4 +1,4 @@
-"""Sealed files of the spool in their order, and the rows in them that are to be sent next."""
+"""Sealed files of the spool in their order, and the batches of rows that are read from them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Sealed:
-    """A file that nothing is appended to.
+    """A file that nothing is appended to any more.
 
     Args:
-        path: of the file.
-        count: how many of its rows are not stored.
-        size: about what these take, in bytes.
-        ownership: of a dead process's file.
+        path: the file.
+        count: the number of its rows that are not stored in the database.
+        size: about what these rows take, in bytes.
+        ownership: the lock on a dead process's file; None for a file of this process.
     """
 
     path: Path
@@ -37,13 +37,13 @@ class Sealed:
 
 
 class SpoolBatch(NamedTuple):
-    """Rows to be stored next.
+    """Rows to send to the database next.
 
     Args:
         kind: the table.
-        rows: in the order in which they came; at least one.
-        place: of the last one, in its file.
-        backlog: which of the spool's they are of.
+        rows: at least one, in the order in which they were appended.
+        place: the place of the last row in its file.
+        backlog: the backlog that the rows were read from.
     """
 
     kind: Kind
@@ -52,38 +52,52 @@ class SpoolBatch(NamedTuple):
     backlog: Backlog
 
 
-class Backlog:
-    """Files in their order; the first one is being read, by one thread.
+class Change(NamedTuple):
+    """How the number of rows in the spool changes, other than by an append or a batch that was sent.
 
     Args:
-        lock: held while files are counted; the thread that reads has one of its own.
-        is_adopted: whether they are of dead processes.
+        adopted: rows of a dead process that are this process's now.
+        lost: rows that cannot be read any more.
+        left: rows of this process that are lost, or were moved behind all others.
+        came: rows that were moved behind all others.
+    """
+
+    adopted: int = 0
+    lost: int = 0
+    left: int = 0
+    came: int = 0
+
+
+class Backlog:
+    """Sealed files in their order. One thread reads the first one.
+
+    Args:
+        lock: the lock that is held while files are counted; the reading thread has a lock of its own.
+        is_adopted: whether the files are of dead processes.
     """
 
     def __init__(self, lock: Lock, *, is_adopted: bool) -> None:
         self._lock = lock
         self.is_adopted = is_adopted
         self.files: deque[Sealed] = deque()
-        self.count = 0
         self.size = 0
         self._segment: Segment | None = None
         self._place = 0
 
     def add(self, file: Sealed) -> None:
-        """Add a file behind the others; to be called with the lock held."""
+        """Add a file after the others; the caller holds the lock."""
         self.files.append(file)
-        self.count += file.count
         self.size += file.size
 
     def read(self, max_rows: int, max_bytes: int) -> SpoolBatch | None:
-        """Return the next rows of the first file, or None where it has none left and was deleted.
+        """Return the next rows of the first file, or delete the file and return None if it has none left.
 
         Args:
-            max_rows: the most to return.
-            max_bytes: of about so many bytes together, but at least one.
+            max_rows: the most rows to return.
+            max_bytes: the most bytes to return, about; one row is returned however large it is.
 
         Raises:
-            SegmentDamagedError: they cannot be read.
+            SegmentDamagedError: the rows cannot be read.
             sqlite3.Error: the file cannot be opened now.
         """
         if self._segment is None:
@@ -93,17 +107,17 @@ class Backlog:
         if found:
             return SpoolBatch(self._segment.kind, [one.row for one in found], found[-1].place, self)
         if self.files[0].count > 0:
-            # It says that all was read, and what was appended says otherwise.
+            # Fewer rows can be read than were appended.
             raise SegmentDamagedError
         self._finish()
         return None
 
     def settle(self, batch: SpoolBatch) -> int | None:
-        """Note that all rows of a batch are stored, or were refused for good.
+        """Mark all rows of a batch as done: each is stored, or was rejected.
 
         Returns:
-            How many rows there are that nobody has counted, as an append was interrupted between the two; None where
-            the spool was closed meanwhile, and the rows are the next process's.
+            The number of rows that were never counted, because an append was interrupted after writing and before
+            counting. None if the spool was closed meanwhile: the next process reads the rows.
         """
         if self._segment is None:
             return None
@@ -112,12 +126,12 @@ class Backlog:
         with self._lock:
             self._lessen(len(batch.rows) - uncounted, sum(row.size for row in batch.rows))
         self._place = batch.place
-        # Where the disk is full, they are sent once more, after the next start.
+        # If the disk is full, the next process sends the rows again.
         with suppress(sqlite3.Error):
             self._segment.mark_stored(batch.place)
         if file.count:
             return uncounted
-        # A file is not deleted because of a number in memory.
+        # Look into the file before it is deleted: the count in memory may be too low.
         left = 0
         with suppress(SegmentDamagedError):
             left = self._segment.count_after(batch.place)
@@ -129,12 +143,12 @@ class Backlog:
         return uncounted + left
 
     def give_up_first(self) -> tuple[Sealed, int]:
-        """Close the first file, and return it and how far its rows are stored."""
+        """Close the first file; return it and the place up to which its rows are stored."""
         self.close()
         return self.files[0], self._place
 
     def forget_first(self) -> None:
-        """Let the first file go, whatever became of it."""
+        """Remove the first file from the backlog, and release its lock if it is the last one of its owner."""
         with self._lock:
             file = self.files[0]
             self._lessen(file.count, file.size)
@@ -150,6 +164,13 @@ class Backlog:
             self._segment.close()
             self._segment = None
 
+    def release(self) -> None:
+        """Close the file that is being read, and let other processes take all files over."""
+        self.close()
+        for owned in {id(file.ownership): file.ownership for file in self.files}.values():
+            if owned is not None:
+                owned.release(delete=False)
+
     def _finish(self) -> None:
         self.close()
         with suppress(OSError):
@@ -161,5 +182,4 @@ class Backlog:
         size = min(size, file.size)
         file.count -= count
         file.size -= size
-        self.count -= count
         self.size -= size

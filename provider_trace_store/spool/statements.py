@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 @cache
 def table_statement(kind: Kind) -> str:
-    """Return the statement that creates a table in a file of the spool."""
+    """Return the statement that creates a kind's table in a file of the spool."""
     return str(CreateTable(kind.table).compile(dialect=sqlite.dialect()))
 
 
 @cache
 def insert_statement(table: str, kind: Kind, before: tuple[str, ...] = ()) -> str:
-    """Return the statement that inserts a row, whose documents are bytes.
+    """Return the statement that inserts a row of a kind, with its documents as bytes.
 
     Args:
-        table: which has the columns of another.
-        kind: the other.
-        before: columns that `table` has before those.
+        table: the table, which has all columns of the kind's table.
+        kind: the kind.
+        before: further columns of the table, which come before those of the kind.
     """
     documents = {place for place, _ in kind.layout.documents}
     columns = kind.row_columns
-    # Text already, but for its type: nothing is decoded and encoded again.
+    # The bytes are UTF-8 text already: the cast changes their type, and nothing is decoded or encoded again.
     values = ("CAST(? AS TEXT)" if place in documents else "?" for place in range(len(columns)))
     names, marks = ", ".join([*before, *columns]), ", ".join([*("?" for _ in before), *values])
     return f"INSERT INTO {table} ({names}) VALUES ({marks})"  # noqa: S608  (constants)
@@ -37,7 +37,7 @@ def insert_statement(table: str, kind: Kind, before: tuple[str, ...] = ()) -> st
 
 @cache
 def select_statement(kind: Kind) -> str:
-    """Return the statement that reads rows behind a place, whose documents are bytes."""
+    """Return the statement that reads the rows after a `rowid`, with their documents as bytes."""
     documents = {place for place, _ in kind.layout.documents}
     names = enumerate(kind.row_columns)
     columns = (f"CAST({name} AS BLOB)" if place in documents else name for place, name in names)

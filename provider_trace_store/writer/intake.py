@@ -1,13 +1,12 @@
-"""What a caller's thread does with a trace: into memory, into the spool, or, where there is no room, wait or drop."""
+"""What a caller's thread does with a trace: put it into memory or the spool, wait for room, or drop it."""
 
 from __future__ import annotations
 
 import logging
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from provider_trace_store.errors import TraceEncodingError, TraceTooLargeError
-from provider_trace_store.spool.spool import SpoolUnavailableError
+from provider_trace_store.spool.active import SpoolUnavailableError
 from provider_trace_store.tables.rows import Row
 from provider_trace_store.writer.submission import Submission, row_or_error
 
@@ -15,115 +14,81 @@ if TYPE_CHECKING:
     from provider_trace_store.schemas import BaseProviderTrace
     from provider_trace_store.spool.spool import Spool
     from provider_trace_store.tables.rows import RowMaker
+    from provider_trace_store.writer.logs import ThrottledLog
     from provider_trace_store.writer.options import WriterOptions
-    from provider_trace_store.writer.state import Ledger
-    from provider_trace_store.writer.stats import Occasionally
+    from provider_trace_store.writer.state import SharedState
 
 
 class Intake:
-    """Takes traces in any thread.
+    """Takes traces, in any thread.
 
     Args:
-        options: how much is held, and what becomes of traces that there is no room for.
-        ledger: where they are counted, and wait in memory.
-        spool: what does not fit into memory goes there; None for nowhere.
-        occasionally: logs.
+        options: how much is held, and what happens to a trace that there is no room for.
+        state: where traces wait in memory, and are counted.
+        spool: where traces go that do not fit into memory; None for no spool.
+        log: is told of what is lost.
     """
 
-    def __init__(self, options: WriterOptions, ledger: Ledger, spool: Spool | None, occasionally: Occasionally) -> None:
+    def __init__(self, options: WriterOptions, state: SharedState, spool: Spool | None, log: ThrottledLog) -> None:
         self._options = options
-        self._ledger = ledger
+        self._state = state
         self._spool = spool
+        self._log = log
         self._is_durable = options.is_durable
-        self._has_bodies = options.kind.keeps_bodies
-        self._occasionally = occasionally
+        self._keeps_bodies = options.kind.keeps_bodies
+        self._patience = 0.0 if options.on_full == "drop" else options.block_timeout
 
     def submit(self, trace: BaseProviderTrace, maker: RowMaker) -> None:
         """Take a trace, and return before it is stored.
 
         Raises:
-            WriterClosedError: it was not taken.
+            WriterClosedError: the writer was closed.
         """
         if self._is_durable:
             self._spool_now(trace, maker)
             return
-        ledger = self._ledger
-        # Where the thread that sends does not keep up, encoding bodies is work that its callers take off it. Whether it
-        # does, one of them need not know to the moment.
-        submission = Submission(trace, maker, is_encoded=self._has_bodies and ledger.queue.is_behind)
-        with ledger.lock:
-            ledger.check_open()
-            if not ledger.is_spilling and ledger.queue.has_room_for(submission):
-                ledger.enqueue(submission)
-                return
+        # If the writer's thread does not keep up, its callers encode bodies for it. `is_behind` is read without the
+        # lock: whether it is right to the moment does not matter.
+        submission = Submission(trace, maker, is_encoded=self._keeps_bodies and self._state.queue.is_behind)
+        if self._state.take(submission):
+            return
         if self._options.on_full == "spool":
             self._spill(submission)
         else:
-            self._enqueue_when_possible(submission)
+            self._take_when_room(submission)
 
     def _spool_now(self, trace: BaseProviderTrace, maker: RowMaker) -> None:
         row = row_or_error(trace, maker)
-        # What cannot be stored is refused by the thread, as any other.
-        if not isinstance(row, Row) or not self._is_appended(row):
-            self._enqueue_when_possible(Submission(trace, maker))
+        # A trace that cannot be stored goes through memory: the writer's thread rejects it.
+        if not isinstance(row, Row) or not self._appended(row):
+            self._take_when_room(Submission(trace, maker))
 
     def _spill(self, submission: Submission) -> None:
-        """Append to the spool what there is no room for, and what comes after it."""
         try:
             row = submission.make()
         except (TraceEncodingError, TraceTooLargeError):
             row = None
-        if row is None or not self._is_appended(row, unless_room_for=submission):
-            self._enqueue_when_possible(submission)
+        if row is None or not self._appended(row, unless_room_for=submission):
+            self._take_when_room(submission)
 
-    def _is_appended(self, row: Row, *, unless_room_for: Submission | None = None) -> bool:
-        """Append a row to the spool, or take it into memory where there is room again; say whether it was taken."""
-        ledger, spool, options = self._ledger, self._spool, self._options
+    def _appended(self, row: Row, *, unless_room_for: Submission | None = None) -> bool:
+        """Append a row to the spool, or take its trace into memory if there is room again; say whether one worked."""
+        state, spool, options = self._state, self._spool, self._options
         if spool is None:
             return False
         with spool.lock:
-            with ledger.lock:
-                ledger.check_open()
-                if unless_room_for is not None:
-                    if not ledger.is_spilling and ledger.queue.has_room_for(unless_room_for):
-                        ledger.enqueue(unless_room_for)
-                        return True
-                    ledger.is_spilling = True
+            if state.take_or_spill(unless_room_for):
+                return True
             try:
                 spool.append([row])
             except SpoolUnavailableError:
-                appended = False
-                with ledger.lock:
-                    # Nothing is in it that others would have to queue up behind.
-                    ledger.is_spilling &= self._is_durable or not spool.is_drained
+                state.refused_by_spool(is_drained=spool.is_drained)
             else:
-                appended = True
-                is_batch = spool.active_count == options.batch_rows or spool.active_size >= options.batch_bytes
-                with ledger.lock:
-                    ledger.counts["accepted"] += 1
-                    ledger.counts["spooled"] += 1
-                    ledger.spool_came += 1
-                    if ledger.spooled_since is None:
-                        ledger.spooled_since = monotonic()
-                        is_batch = True
-                    if is_batch:
-                        ledger.work.notify()
-        if not appended:
-            self._occasionally.log(logging.ERROR, "the spool takes no more: traces wait in memory, where there is room")
-        return appended
+                state.took_into_spool(is_batch=spool.has_batch(options.batch_rows, options.batch_bytes))
+                return True
+        self._log.log(logging.ERROR, "the spool takes no more: traces wait in memory while there is room")
+        return False
 
-    def _enqueue_when_possible(self, submission: Submission) -> None:
-        ledger = self._ledger
-        with ledger.lock:
-            if self._options.on_full != "drop":
-                ledger.room.wait_for(
-                    lambda: ledger.is_closing or ledger.queue.has_room_for(submission), self._options.block_timeout
-                )
-            ledger.check_open()
-            if ledger.queue.has_room_for(submission):
-                ledger.enqueue(submission)
-                return
-            ledger.counts["accepted"] += 1
-            ledger.counts["dropped"] += 1
-            dropped = ledger.counts["dropped"]
-        self._occasionally.log(logging.ERROR, "the writer is full: %d traces were dropped since the start", dropped)
+    def _take_when_room(self, submission: Submission) -> None:
+        if dropped := self._state.take_when_room(submission, self._patience):
+            self._log.log(logging.ERROR, "the writer is full: %d traces were dropped since the start", dropped)

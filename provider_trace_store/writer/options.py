@@ -1,138 +1,207 @@
-"""How a writer was asked to work, checked."""
+"""The options of a writer, which check themselves."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+from dataclasses import KW_ONLY, dataclass, field, fields
+from functools import wraps
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 
-from provider_trace_store.errors import InvalidWriterOptionError
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.orm import Session
+
+from provider_trace_store.errors import InvalidWriterOptionError, ProviderTraceStoreError
+from provider_trace_store.tables.kinds import kind_for
+from provider_trace_store.tables.rows import DEFAULT_MAX_BODY_BYTES
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    from provider_trace_store.errors import ProviderTraceStoreError
     from provider_trace_store.tables.kinds import Kind
 
 OnFull = Literal["spool", "block", "drop"]
 Durability = Literal["memory", "spool"]
 
-MAX_BATCH_ROWS: Final = 1000
-_COUNTS: Final = ("max_queue_bytes", "max_queue_traces", "max_spool_bytes", "batch_rows", "batch_bytes")
-_SECONDS: Final = ("block_timeout", "batch_age", "max_retry_delay", "close_timeout")
-_LONGEST: Final = 3600.0
-_SHORTEST_DELAY: Final = 0.1
+_MIB: Final = 2**20
+_CHECK: Final = "check"
+
+_Self = TypeVar("_Self")
+_Keywords = ParamSpec("_Keywords")
 
 
-@dataclass(frozen=True)
+def _count(default: int, high: int | None = None) -> Any:  # noqa: ANN401  (as `dataclasses.field`)
+    """Return a field that holds a whole number of 1 or more."""
+
+    def check(name: str, value: object) -> None:
+        if type(value) is not int or value < 1 or (high is not None and value > high):
+            raise InvalidWriterOptionError(name, f"must be a whole number of 1 {f'to {high:,}' if high else 'or more'}")
+
+    return field(default=default, metadata={_CHECK: check})
+
+
+def _seconds(default: float, low: float = 0.0, high: float = 3600.0) -> Any:  # noqa: ANN401  (as `dataclasses.field`)
+    """Return a field that holds a time in seconds."""
+
+    def check(name: str, value: object) -> None:
+        if type(value) not in {int, float} or not isfinite(value) or not low <= value <= high:  # type: ignore[arg-type,operator]  # its type was checked
+            raise InvalidWriterOptionError(name, f"must be seconds from {low:g} to {high:,g}")
+
+    return field(default=default, metadata={_CHECK: check})
+
+
+@dataclass(frozen=True, repr=False)
 class WriterOptions:
-    """The options of `TraceWriter`, which says what each is.
+    """The arguments of `TraceWriter`; all but the first are keywords.
 
     Args:
-        kind: the table.
-        spool_dir: an absolute path that exists, or None.
+        bind: a synchronous `Engine`, or a `sessionmaker` or another callable that returns a `Session`. The writer uses
+            one connection at a time, from the engine's pool. Give it an engine of its own (`pool_size=1`) if it must
+            not compete with requests. An asynchronous host passes a synchronous engine of the same database.
+        metadata_only: the flag: whether traces are stored without their bodies.
+        max_body_bytes: as in `ProviderTraceRepository`.
+        spool_dir: a directory on a local disk, created if it does not exist. Several writers and processes may share
+            it. Traces that do not fit into memory wait there. With `durability="spool"` every trace is written there
+            first. None for no spool.
+        durability: `"memory"`: a process that is killed loses at most the traces in memory. `"spool"`: `submit` returns
+            when the trace is in a file, and a process that is killed loses nothing. Default: `"spool"` if `spool_dir`
+            is given, else `"memory"`.
+        fsync: whether `submit` waits, with `durability="spool"`, until the trace would survive a loss of power.
+        on_full: what happens to a trace when memory is full. `"spool"`: it goes to the spool. `"block"`: `submit` waits
+            for at most `block_timeout`, then drops it. `"drop"`: it is dropped. If the spool takes no more, `"spool"`
+            acts like `"block"`. Default: `"spool"` if `spool_dir` is given, else `"drop"`.
+        block_timeout: in seconds, 0 to 3,600.
+        max_queue_bytes: the most bytes that wait in memory; one trace may always wait, however large it is.
+        max_queue_traces: the most traces that wait in memory.
+        max_spool_bytes: about how many bytes wait in the spool at most.
+        batch_rows: the most traces in one transaction, 1 to 1,000.
+        batch_bytes: the most bytes in one transaction; one trace may always be sent, however large it is.
+        batch_age: how long a trace waits for others to be sent with it, in seconds, 0 to 3,600.
+        max_retry_delay: the longest pause between two tries while the database is away, in seconds, 0.1 to 3,600.
+        close_timeout: how long an exit of the process, SIGTERM and the end of a `with` block wait, in seconds, 0 to
+            3,600.
+        handle_sigterm: whether SIGTERM waits for the writer in a process that has no handler of its own; only a writer
+            that is made in the main thread can.
+        on_rejected: called with the id and the error of each rejected trace, in the writer's thread or in the thread
+            that closes the writer.
+
+    Raises:
+        InvalidWriterOptionError: an argument is invalid, or the spool's directory cannot be created or read.
     """
 
-    kind: Kind
-    spool_dir: Path | None
-    durability: Durability
-    on_full: OnFull
-    fsync: bool
-    on_rejected: Callable[[str, ProviderTraceStoreError], None] | None
-    block_timeout: float
-    max_queue_bytes: int
-    max_queue_traces: int
-    max_spool_bytes: int
-    batch_rows: int
-    batch_bytes: int
-    batch_age: float
-    max_retry_delay: float
-    close_timeout: float
+    bind: Engine | Callable[[], Session]
+    _: KW_ONLY
+    metadata_only: bool = False
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+    spool_dir: str | os.PathLike[str] | None = None
+    durability: Durability | None = None
+    fsync: bool = False
+    on_full: OnFull | None = None
+    block_timeout: float = _seconds(1.0)
+    max_queue_bytes: int = _count(64 * _MIB)
+    max_queue_traces: int = _count(100_000)
+    max_spool_bytes: int = _count(10 * 1024 * _MIB)
+    batch_rows: int = _count(1000, high=1000)
+    batch_bytes: int = _count(4 * _MIB)
+    batch_age: float = _seconds(0.5)
+    max_retry_delay: float = _seconds(10.0, low=0.1)
+    close_timeout: float = _seconds(30.0)
+    handle_sigterm: bool = True
+    on_rejected: Callable[[str, ProviderTraceStoreError], None] | None = None
+
+    def __post_init__(self) -> None:
+        """Check all options, resolve the defaults that depend on others, and create the spool's directory."""
+        _check_bind(self.bind)
+        for option in fields(self):
+            if check := option.metadata.get(_CHECK):
+                check(option.name, getattr(self, option.name))
+        if self.spool_dir is not None:
+            self._set("spool_dir", _created(Path(self.spool_dir)))
+        has_spool = self.spool_dir is not None
+        self._set("durability", self.durability or ("spool" if has_spool else "memory"))
+        self._set("on_full", self.on_full or ("spool" if has_spool else "drop"))
+        _check_choice("durability", self.durability, ("memory", "spool"), has_spool=has_spool)
+        _check_choice("on_full", self.on_full, ("spool", "block", "drop"), has_spool=has_spool)
+        if self.fsync and not self.is_durable:
+            raise InvalidWriterOptionError("fsync", 'needs durability="spool"')
+
+    @property
+    def kind(self) -> Kind:
+        """The table that traces are stored in."""
+        return kind_for(metadata_only=self.metadata_only)
+
+    @property
+    def spool_path(self) -> Path | None:
+        """The absolute path of the spool's directory, which exists; None for no spool."""
+        return None if self.spool_dir is None else Path(self.spool_dir)
 
     @property
     def has_files(self) -> bool:
-        """Whether there is something in the spool's directory."""
-        return self.spool_dir is not None and any(self.spool_dir.iterdir())
+        """Whether the spool's directory has a file."""
+        return self.spool_path is not None and any(self.spool_path.iterdir())
 
     @property
     def is_durable(self) -> bool:
         """Whether all traces go through the spool."""
         return self.durability == "spool"
 
+    def new_session(self) -> Session:
+        """Return a new session of the engine, or of the host's callable."""
+        return Session(self.bind) if isinstance(self.bind, Engine) else self.bind()
 
-def checked(
-    kind: Kind,
-    *,
-    spool_dir: str | os.PathLike[str] | None,
-    durability: Durability | None,
-    on_full: OnFull | None,
-    fsync: bool,
-    **others: Any,  # noqa: ANN401  (of several types)
-) -> WriterOptions:
-    """Return options that can be meant, and make the spool's directory where there is none.
+    def _set(self, name: str, value: object) -> None:
+        # A frozen dataclass may complete itself only so.
+        object.__setattr__(self, name, value)
+
+
+def takes(
+    options: Callable[_Keywords, WriterOptions],
+) -> Callable[[Callable[[_Self, WriterOptions], None]], Callable[Concatenate[_Self, _Keywords], None]]:
+    """Let a constructor that takes options take their fields as arguments, so that each option is named once.
 
     Args:
-        kind: the table.
-        spool_dir: as of `TraceWriter`, like all that follow.
-        durability: None for what goes with `spool_dir`.
-        on_full: likewise.
-        fsync: as of `TraceWriter`.
-        others: likewise.
-
-    Raises:
-        InvalidWriterOptionError: one of them cannot be meant, or the directory cannot be made.
+        options: the class of the options.
     """
-    for name in _COUNTS:
-        _check_count(name, others)
-    for name in _SECONDS:
-        _check_seconds(name, others)
-    directory = None if spool_dir is None else _made(Path(spool_dir))
-    default: Any = None if directory is None else "spool"
-    options = WriterOptions(
-        kind=kind,
-        spool_dir=directory,
-        durability=durability or default or "memory",
-        on_full=on_full or default or "drop",
-        fsync=fsync,
-        **others,
-    )
-    _check_choice("durability", options.durability, ("memory", "spool"), directory)
-    _check_choice("on_full", options.on_full, ("spool", "block", "drop"), directory)
-    if fsync and not options.is_durable:
-        raise InvalidWriterOptionError("fsync", 'needs durability="spool"')
-    return options
+
+    def decorate(init: Callable[[_Self, WriterOptions], None]) -> Callable[Concatenate[_Self, _Keywords], None]:
+        @wraps(init)
+        def wrapped(self: _Self, /, *args: _Keywords.args, **keywords: _Keywords.kwargs) -> None:
+            init(self, options(*args, **keywords))
+
+        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+        signature = inspect.signature(options)
+        wrapped.__signature__ = signature.replace(  # type: ignore[attr-defined]  # what `inspect.signature` reads
+            parameters=[own, *signature.parameters.values()], return_annotation=None
+        )
+        return wrapped
+
+    return decorate
 
 
-def _check_count(name: str, given: Mapping[str, Any]) -> None:
-    value = given[name]
-    high = MAX_BATCH_ROWS if name == "batch_rows" else None
-    if type(value) is not int or value < 1 or (high is not None and value > high):
-        raise InvalidWriterOptionError(name, f"must be a whole number of 1 {f'to {high:,}' if high else 'or more'}")
+def _check_bind(bind: object) -> None:
+    is_engine = isinstance(bind, Engine) and not bind.dialect.is_async
+    if not is_engine and (isinstance(bind, Engine | AsyncEngine | async_sessionmaker) or not callable(bind)):
+        reason = "must be a synchronous Engine or sessionmaker, because a thread without an event loop uses it"
+        raise InvalidWriterOptionError("bind", f"{reason}; make one with create_engine() and the same URL")
 
 
-def _check_seconds(name: str, given: Mapping[str, Any]) -> None:
-    value = given[name]
-    low = _SHORTEST_DELAY if name == "max_retry_delay" else 0.0
-    if type(value) not in {int, float} or not isfinite(value) or not low <= value <= _LONGEST:
-        raise InvalidWriterOptionError(name, f"must be seconds from {low:g} to {_LONGEST:,g}")
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...], directory: Path | None) -> None:
+def _check_choice(name: str, value: object, choices: tuple[str, ...], *, has_spool: bool) -> None:
     if value not in choices:
         raise InvalidWriterOptionError(name, f"must be one of {', '.join(choices)}")
-    if value == "spool" and directory is None:
+    if value == "spool" and not has_spool:
         raise InvalidWriterOptionError(name, 'can be "spool" only with a spool_dir')
 
 
-def _made(directory: Path) -> Path:
+def _created(directory: Path) -> Path:
     try:
-        # Bodies are nobody else's business.
+        # The files hold bodies: only this user may read them.
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         any(directory.iterdir())
     except OSError as error:
         problem = error.strerror
     else:
         return directory.resolve()
-    raise InvalidWriterOptionError("spool_dir", f"cannot be made or read: {problem}")
+    raise InvalidWriterOptionError("spool_dir", f"cannot be created or read: {problem}")

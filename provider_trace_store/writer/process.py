@@ -1,14 +1,13 @@
-"""What a process does to the writers in it: it forks, it ends, it is told to end.
+"""What a process does to the writers in it: it forks, it exits, it is told to end.
 
-A process that has no handler for SIGTERM of its own would be ended by it at once. While a writer is open, it is given
-one that stores what was submitted first; the process then ends by the signal all the same. A handler of the host's,
-such as that of gunicorn, uvicorn or Celery, is left alone: it leads to an ordinary exit, which waits likewise.
+SIGTERM ends a process without a handler at once. While a writer is open, such a process has a handler that stores what
+was submitted; afterwards the signal ends the process all the same. A handler of the host's, such as that of gunicorn,
+uvicorn or Celery, is left alone: it leads to an ordinary exit, which closes the writers, too.
 """
 
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import signal
 import time
@@ -17,39 +16,39 @@ from threading import Lock, Thread, current_thread, main_thread
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol
 
+from provider_trace_store.writer.logs import logger
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-# What a shell says of a process that a signal has ended, before the signal's number.
+# Exit status of a process ended by signal N: 128 + N.
 _STATUS_OF_SIGNALS: Final = 128
-# Which part of its time a writer goes on taking traces after SIGTERM.
+# The part of its time in which a writer still takes traces after SIGTERM.
 _DRAINING: Final = 0.7
 # How long the main thread may take to see a signal, in seconds.
-_PATIENCE: Final = 5.0
-
-logger: Final = logging.getLogger("provider_trace_store.writer")
+_SIGNAL_TIMEOUT: Final = 5.0
 
 
 class Managed(Protocol):
-    """A writer, as far as its process is concerned."""
+    """A writer as its process sees it."""
 
     close_timeout: float
 
     def before_fork(self) -> None:
-        """Take all locks, so that nothing is half done in the child."""
+        """Take every lock, so that the child gets no copy of something half done."""
 
     def after_fork_in_parent(self) -> None:
-        """Let them go."""
+        """Release the locks."""
 
     def after_fork_in_child(self) -> None:
         """Begin anew: everything so far is the parent's."""
 
     def drain(self, timeout: float) -> None:
-        """Store what was submitted, as far as that has a chance, and go on taking more."""
+        """Store what was submitted, as far as the database and the time allow, and go on taking traces."""
 
-    def close(self, timeout: float | None = None) -> bool:
-        """Store what was submitted, and take no more."""
+    def close(self, timeout: float) -> bool:
+        """Store what was submitted, and take no more traces."""
 
 
 class _Writers:
@@ -58,7 +57,7 @@ class _Writers:
     def __init__(self) -> None:
         self._lock = Lock()
         self._open: list[Managed] = []
-        self._hooked = False
+        self._is_hooked = False
         self._handles_sigterm = False
         self._is_ending = False
         self._forking: list[Managed] = []
@@ -66,8 +65,8 @@ class _Writers:
     def add(self, writer: Managed, *, handle_sigterm: bool) -> None:
         with self._lock:
             self._open.append(writer)
-            if not self._hooked:
-                self._hooked = True
+            if not self._is_hooked:
+                self._is_hooked = True
                 atexit.register(self._at_exit)
                 if hasattr(os, "register_at_fork"):
                     os.register_at_fork(
@@ -99,13 +98,13 @@ class _Writers:
 
     def _on_sigterm(self, number: int, _: FrameType | None) -> None:
         if self._is_ending or not self._open:
-            # All is done, or there is nothing to do, or somebody cannot wait.
+            # A second signal, or no writer is open.
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-            # The first process of a container is not ended by a signal that it does not handle.
+            # A signal that has no handler does not end the first process of a container.
             os._exit(_STATUS_OF_SIGNALS + number)
         self._is_ending = True
-        # The thread that is interrupted here may hold a writer's lock: it must go on meanwhile.
+        # In a thread: the main thread, which is interrupted here, may hold a writer's lock and must go on.
         ending = Thread(target=self._end, args=(number,), name="provider_trace_store.sigterm", daemon=True)
         try:
             ending.start()
@@ -119,8 +118,8 @@ class _Writers:
             _each(writers, lambda writer, seconds: writer.drain(seconds), time_of_all * _DRAINING)
             _each(writers, lambda writer, seconds: writer.close(seconds), began + time_of_all - monotonic())
         os.kill(os.getpid(), number)
-        # The main thread may be at something that no handler interrupts.
-        time.sleep(_PATIENCE)
+        # The main thread may be in a call that no handler interrupts.
+        time.sleep(_SIGNAL_TIMEOUT)
         os._exit(_STATUS_OF_SIGNALS + number)
 
     def _before_fork(self) -> None:
@@ -147,13 +146,13 @@ def _time_of(writers: list[Managed]) -> float:
 
 
 def _each(writers: list[Managed], act: Callable[[Managed, float], object], timeout: float) -> None:
-    """Do something with each writer, for so many seconds as are left of all."""
+    """Do something with each writer, within `timeout` seconds for all of them."""
     end = monotonic() + timeout
     for writer in writers:
         try:
             act(writer, max(0.0, min(writer.close_timeout, end - monotonic())))
         except Exception as error:  # noqa: BLE001  # the others have their turn all the same
-            logger.error("a writer was not closed: %s", type(error).__qualname__)  # noqa: TRY400  (no traceback: see errors)
+            logger.error("a writer was not closed: %s", type(error).__qualname__)
 
 
 _writers: Final = _Writers()
@@ -163,8 +162,8 @@ def manage(writer: Managed, *, handle_sigterm: bool) -> None:
     """Look after a writer until `release`.
 
     Args:
-        writer: which.
-        handle_sigterm: whether SIGTERM is to wait for it, where nobody else handles that.
+        writer: the writer.
+        handle_sigterm: whether SIGTERM waits for it, in a process that has no handler of its own.
     """
     _writers.add(writer, handle_sigterm=handle_sigterm)
 

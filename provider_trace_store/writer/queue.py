@@ -1,4 +1,4 @@
-"""Traces that wait in memory: how many and how large they may be, and when it is time to send the next of them."""
+"""The memory queue: how many traces wait in memory, how large they are, and which are sent next."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ if TYPE_CHECKING:
     from provider_trace_store.writer.options import WriterOptions
     from provider_trace_store.writer.submission import Submission
 
-
-# How many batches wait where the thread that sends them does not keep up.
+# So many waiting batches mean that the writer's thread does not keep up.
 _BEHIND: Final = 2
 
 
 class MemoryQueue:
-    """First in, first out. Whoever calls it holds the ledger's lock, but to ask `is_behind`.
+    """First in, first out. Every caller holds the lock of `SharedState`; only `is_behind` may be read without it.
 
     Args:
-        limits: how much it holds, and how much is sent at a time.
+        options: how much the queue holds, and how much is sent in one batch.
     """
 
-    def __init__(self, limits: WriterOptions) -> None:
-        self._limits = limits
+    def __init__(self, options: WriterOptions) -> None:
+        self._options = options
         self._waiting: deque[Submission] = deque()
         self._waiting_bytes = 0
         self._in_flight: deque[Submission] = deque()
         self.bytes = 0
-        # How many have come and left: the first to come are the first to leave.
+        # How many traces have come, and how many have left. The first to come are the first to leave.
         self.came = 0
         self.left = 0
 
@@ -38,47 +37,46 @@ class MemoryQueue:
 
     @property
     def oldest(self) -> float | None:
-        """Since when the first has waited, by the monotonic clock; None where none waits."""
+        """When the first waiting trace came, by the monotonic clock; None if none waits."""
         return self._waiting[0].since if self._waiting else None
 
     @property
-    def is_batch(self) -> bool:
-        """Whether there are as many as are sent at a time."""
-        return len(self._waiting) >= self._limits.batch_rows or self._waiting_bytes >= self._limits.batch_bytes
+    def has_batch(self) -> bool:
+        """Whether a full batch waits."""
+        return self._has_batches(1)
 
     @property
     def is_behind(self) -> bool:
         """Whether more waits than is sent soon."""
-        options = self._limits
-        return (
-            len(self._waiting) >= _BEHIND * options.batch_rows or self._waiting_bytes >= _BEHIND * options.batch_bytes
-        )
+        return self._has_batches(_BEHIND)
 
     @property
     def is_half_empty(self) -> bool:
-        """Whether there is room for some time to come."""
-        return self.bytes <= self._limits.max_queue_bytes // 2 and len(self) <= self._limits.max_queue_traces // 2
+        """Whether at most half of the queue's room is taken."""
+        return self.bytes <= self._options.max_queue_bytes // 2 and len(self) <= self._options.max_queue_traces // 2
 
     def has_room_for(self, submission: Submission) -> bool:
-        """Say whether one more may come: the only one may be larger than all the room."""
+        """Say whether one more trace may come: the only one may be larger than all the room."""
         count = len(self._waiting) + len(self._in_flight)
-        limits = self._limits
-        return not count or (count < limits.max_queue_traces and self.bytes + submission.size <= limits.max_queue_bytes)
+        options = self._options
+        return not count or (
+            count < options.max_queue_traces and self.bytes + submission.size <= options.max_queue_bytes
+        )
 
     def append(self, submission: Submission) -> bool:
-        """Add one, and return whether the thread that sends should look: at the first one, and at a whole batch."""
+        """Add a trace; return whether the writer's thread must look: at the first trace, and at a full batch."""
         self._waiting.append(submission)
         self._waiting_bytes += submission.size
         self.bytes += submission.size
         self.came += 1
-        return len(self._waiting) == 1 or self.is_batch
+        return len(self._waiting) == 1 or self.has_batch
 
     def take_batch(self) -> list[Submission]:
-        """Return the next that are sent at a time; they are in flight until `settle`."""
-        waiting, batch, limits = self._waiting, self._in_flight, self._limits
+        """Return the next batch; its traces are in flight until `settle` or `put_back`."""
+        waiting, batch, options = self._waiting, self._in_flight, self._options
         size = 0
         while (
-            waiting and len(batch) < limits.batch_rows and (not batch or size + waiting[0].size <= limits.batch_bytes)
+            waiting and len(batch) < options.batch_rows and (not batch or size + waiting[0].size <= options.batch_bytes)
         ):
             size += waiting[0].size
             batch.append(waiting.popleft())
@@ -86,22 +84,28 @@ class MemoryQueue:
         return list(batch)
 
     def settle(self, sent: Sequence[Submission]) -> None:
-        """Let go of the first in flight."""
+        """Remove the first traces in flight: each is stored, was rejected, or will be appended again."""
         for _ in sent:
             self._in_flight.popleft()
         self.left += len(sent)
         self.bytes -= sum([submission.size for submission in sent])
 
     def put_back(self) -> None:
-        """Let all in flight wait again, before the others."""
+        """Let all traces in flight wait again, before the others."""
         self._waiting_bytes += sum(submission.size for submission in self._in_flight)
         self._waiting.extendleft(reversed(self._in_flight))
         self._in_flight.clear()
 
-    def empty(self) -> list[Submission]:
-        """Return all, and let go of them."""
-        self.put_back()
-        left = list(self._waiting)
-        self._waiting.clear()
-        self._waiting_bytes = self.bytes = 0
-        return left
+    def first(self) -> Submission | None:
+        """Return the first waiting trace; None if none waits."""
+        return self._waiting[0] if self._waiting else None
+
+    def remove_first(self) -> None:
+        """Remove the first waiting trace, which a close keeps elsewhere or drops."""
+        size = self._waiting.popleft().size
+        self._waiting_bytes -= size
+        self.bytes -= size
+
+    def _has_batches(self, number: int) -> bool:
+        options = self._options
+        return len(self._waiting) >= number * options.batch_rows or self._waiting_bytes >= number * options.batch_bytes

@@ -1,117 +1,91 @@
-"""Sends rows for as long as it takes: waits between tries, cuts out what is to blame, tells what was refused."""
+"""Sends rows for as long as it takes: retries, narrows a failure down to its row, keeps rejected rows."""
 
 from __future__ import annotations
 
 import logging
 from threading import Lock
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
 from provider_trace_store.errors import ProviderTraceRejectedError
 from provider_trace_store.spool.rejects import Reject
 from provider_trace_store.tables.rows import Row
+from provider_trace_store.writer.destination import Delivered, NotNowError, NotTogetherError, Refusal, Sent
 from provider_trace_store.writer.submission import Submission
-from provider_trace_store.writer.transaction import Delivered, NotNowError, NotTogetherError, Refusal, deliver
 from provider_trace_store.writes.bulk import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from sqlalchemy.orm import Session
     from tenacity import RetryCallState
 
     from provider_trace_store.errors import ProviderTraceStoreError
     from provider_trace_store.spool.rejects import Rejects
     from provider_trace_store.tables.kinds import Kind
+    from provider_trace_store.writer.destination import Destination, RowSource
+    from provider_trace_store.writer.logs import ThrottledLog
     from provider_trace_store.writer.options import WriterOptions
-    from provider_trace_store.writer.stats import Occasionally
-    from provider_trace_store.writer.telemetry import Instruments
-    from provider_trace_store.writer.transaction import RowSource
+    from provider_trace_store.writer.telemetry import Telemetry
 
-# The first wait between two tries is up to this, and each further one up to twice as long, in seconds.
+# The first pause between two tries is up to this, and each further one up to twice as long, in seconds.
 _FIRST_DELAY: Final = 0.1
-# How often rows are tried of which one may be to blame, before they are cut.
+# How often rows are tried, if one of them may be the cause of the failure, before they are cut into parts.
 _TRIES: Final = 3
-# How often a row may fail alone, others being stored in between, before it is refused.
+# How often a single row may fail, with others stored in between, before it is rejected.
 _STRIKES: Final = 5
 
 _AWAY: Final = "the database takes no traces, and is tried again: %s%s"
 
 
-class Sent(NamedTuple):
-    """What became of the first of the rows that are being sent.
-
-    Args:
-        sources: these rows.
-        stored: how many were written.
-        unchanged: how many were stored already.
-        rejected: how many were refused.
-        postponed: whether this one row is to be sent again later, after others.
-    """
-
-    sources: Sequence[Any]
-    stored: int = 0
-    unchanged: int = 0
-    rejected: int = 0
-    postponed: bool = False
-
-
 class GaveUpError(Exception):
-    """It was time to stop, and the rest of the rows were not stored."""
+    """It is time to stop; the rest of the rows was not stored."""
 
 
 class Sender:
     """Sends rows from one thread.
 
     Args:
-        options: how long it waits between two tries, and who is told of what is refused.
-        sessions: makes sessions, which are used one after the other.
-        rejects: keeps what is refused; None where nothing does.
-        instruments: told of everything else.
-        occasionally: logs.
+        options: how long a pause may be, and who is told of rejected rows.
+        destination: stores the rows.
+        rejects: keeps rejected rows; None if nothing does.
+        telemetry: is told of each try.
+        log: is told of everything else.
+        gives_up: says, after a failure, whether it is time to stop.
+        pause: waits for so many seconds, or until there is a reason to try at once.
+        on_retry: called before each pause.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (each is another object that it works with)
         self,
         options: WriterOptions,
-        sessions: Callable[[], Session],
+        destination: Destination,
         rejects: Rejects | None,
-        instruments: Instruments,
-        occasionally: Occasionally,
+        telemetry: Telemetry,
+        log: ThrottledLog,
+        *,
+        gives_up: Callable[[], bool],
+        pause: Callable[[float], None],
+        on_retry: Callable[[], None],
     ) -> None:
-        self._options = options
-        self._sessions = sessions
+        self._on_rejected = options.on_rejected
+        self._destination = destination
         self._rejects = rejects
-        self._instruments = instruments
-        self._occasionally = occasionally
-        # Held while a transaction is at work: a fork in the middle of it would leave the driver's own locks held in the
-        # child.
-        self.delivering = Lock()
-        self.retries = 0
-        self._batches = 0
-        # Rows that fail alone: how often, and after how many batches.
-        self._strikes: dict[str, tuple[int, int]] = {}
-
-    @property
-    def postponed(self) -> set[str]:
-        """The ids of what is to be sent again later."""
-        return set(self._strikes)
-
-    def wait_like(self, *, gives_up: Callable[[], bool], pause: Callable[[float], None]) -> None:
-        """Say what it does between two tries; to be called once, before the first.
-
-        Args:
-            gives_up: says whether it is time to stop, after a failure.
-            pause: waits for so many seconds, or until there is a reason to try at once.
-        """
+        self._telemetry = telemetry
+        self._log = log
         self._gives_up = gives_up
+        self._on_retry = on_retry
+        # Held during a transaction: a fork in the middle of it would leave the driver's own locks held in the child.
+        self.delivering: Final = Lock()
+        self._batches = 0
+        # Single rows that fail: how often, and the number of batches stored by then.
+        self._strikes: dict[str, tuple[int, int]] = {}
         self._retrying = Retrying(
             retry=retry_if_exception_type(NotNowError),
             # With a random part, so that not all processes come back at once.
-            wait=wait_random_exponential(multiplier=_FIRST_DELAY, max=self._options.max_retry_delay),
-            stop=self._is_enough,
+            wait=wait_random_exponential(multiplier=_FIRST_DELAY, max=options.max_retry_delay),
+            stop=self._must_stop,
             sleep=pause,
             before_sleep=self._note_retry,
             reraise=True,
@@ -122,10 +96,10 @@ class Sender:
 
         Args:
             kind: the table.
-            sources: of the rows.
+            sources: the sources of the rows.
 
         Raises:
-            GaveUpError: what was not yielded is not stored, or it is not known.
+            GaveUpError: rows that were not yielded are not stored, or it is not known.
         """
         parts = [sources]
         while parts:
@@ -135,9 +109,9 @@ class Sender:
             except NotNowError as error:
                 if self._gives_up() or not error.may_be_the_row:
                     raise GaveUpError from None
-                sent = self._after_failing(kind, part[0]) if len(part) == 1 else None
+                sent = self._postponed(kind, part[0]) if len(part) == 1 else None
             except NotTogetherError as error:
-                sent = self._refused(kind, part[0], error.error) if len(part) == 1 else None
+                sent = self._rejected(kind, part[0], error.error) if len(part) == 1 else None
             else:
                 sent = self._delivered(kind, part, delivered)
             if sent is None:
@@ -145,84 +119,82 @@ class Sender:
             else:
                 yield sent
 
-    def refuse(self, kind: Kind, refusals: Sequence[Refusal]) -> None:
-        """Keep traces that are refused, and tell of them."""
+    def reject(self, kind: Kind, refusals: Sequence[Refusal]) -> None:
+        """Keep rejected rows, log them, and tell the host."""
         if not refusals:
             return
         if self._rejects is not None:
             table = kind.table.name
             try:
                 self._rejects.add([Reject(table, _fields(kind, refusal), refusal.error) for refusal in refusals])
-            except Exception as error:  # noqa: BLE001  # whatever it is, the others must be told of, and sent
+            except Exception as error:  # noqa: BLE001  # whatever it is, the host must be told, and other rows sent
                 ids = ", ".join(_id_of(refusal) for refusal in refusals)
-                self._occasionally.log(
-                    logging.ERROR, "%s: rejected traces are not kept: %s", type(error).__qualname__, ids
-                )
+                self._log.log(logging.ERROR, "%s: rejected traces are not kept: %s", type(error).__qualname__, ids)
         for refusal in refusals:
             trace_id = _id_of(refusal)
-            self._occasionally.log(logging.WARNING, "%s is rejected: %s", trace_id, type(refusal.error).__qualname__)
-            if self._options.on_rejected is None:
+            self._log.log(logging.WARNING, "%s is rejected: %s", trace_id, type(refusal.error).__qualname__)
+            if self._on_rejected is None:
                 continue
             try:
-                self._options.on_rejected(trace_id, refusal.error)
-            except Exception as error:  # noqa: BLE001  # the host's own; its text may hold anything
-                self._occasionally.log(logging.ERROR, "on_rejected raised %s", type(error).__qualname__)
+                self._on_rejected(trace_id, refusal.error)
+            except Exception as error:  # noqa: BLE001  # the host's own error; its text may hold anything
+                self._log.log(logging.ERROR, "on_rejected raised %s", type(error).__qualname__)
 
     def _deliver(self, kind: Kind, part: Sequence[RowSource]) -> Delivered:
         began = perf_counter()
         failure: str | None = None
         try:
             with self.delivering:
-                return deliver(self._sessions, kind, part)
+                return self._destination.deliver(kind, part)
         except (NotNowError, NotTogetherError) as error:
             failure = error.kind
             raise
         finally:
-            self._instruments.batch(kind.table.name, len(part), perf_counter() - began, failure)
+            self._telemetry.batch(kind.table.name, len(part), perf_counter() - began, failure)
 
     def _delivered(self, kind: Kind, part: Sequence[RowSource], delivered: Delivered) -> Sent:
         self._batches += 1
         for source in part if self._strikes else ():
             self._strikes.pop(source.id, None)
-        if self._occasionally.over(_AWAY):
-            self._occasionally.log(logging.INFO, "the database takes traces again")
-        self.refuse(kind, delivered.refusals)
+        if self._log.forget(_AWAY):
+            self._log.log(logging.INFO, "the database takes traces again")
+        self.reject(kind, delivered.refusals)
         return Sent(part, delivered.created, delivered.unchanged, len(delivered.refusals))
 
-    def _refused(self, kind: Kind, source: RowSource, error: ProviderTraceStoreError) -> Sent:
+    def _rejected(self, kind: Kind, source: RowSource, error: ProviderTraceStoreError) -> Sent:
         self._strikes.pop(source.id, None)
-        self.refuse(kind, [Refusal(source, error)])
+        self.reject(kind, [Refusal(source, error)])
         return Sent([source], rejected=1)
 
-    def _after_failing(self, kind: Kind, source: RowSource) -> Sent:
-        """Let others go first; where they could be stored, and this row never, it is this row's fault."""
+    def _postponed(self, kind: Kind, source: RowSource) -> Sent:
+        """Let other rows go first; reject a row that fails again and again while others are stored."""
         strikes, batches = self._strikes.pop(source.id, (0, self._batches))
         strikes += batches != self._batches
         if strikes >= _STRIKES:
-            return self._refused(kind, source, ProviderTraceRejectedError(source.id))
+            return self._rejected(kind, source, ProviderTraceRejectedError(source.id))
         self._strikes[source.id] = strikes, self._batches
-        return Sent([source], postponed=True)
+        return Sent([source], is_postponed=True)
 
-    def _is_enough(self, state: RetryCallState) -> bool:
+    def _must_stop(self, state: RetryCallState) -> bool:
         error = state.outcome and state.outcome.exception()
         if isinstance(error, NotNowError) and error.may_be_the_row and state.attempt_number >= _TRIES:
             return True
         return self._gives_up()
 
     def _note_retry(self, state: RetryCallState) -> None:
-        self.retries += 1
+        self._on_retry()
         error = state.outcome and state.outcome.exception()
         if isinstance(error, NotNowError):
-            self._occasionally.log(logging.WARNING, _AWAY, error.kind, error.advice)
+            self._log.log(logging.WARNING, _AWAY, error.kind, error.advice)
 
 
 def _id_of(refusal: Refusal) -> str:
-    return refusal.what.trace_id if isinstance(refusal.what, Row) else refusal.what.id
+    return refusal.source.trace_id if isinstance(refusal.source, Row) else refusal.source.id
 
 
 def _fields(kind: Kind, refusal: Refusal) -> Mapping[str, Any]:
-    what = refusal.what
-    if isinstance(what, Submission):
-        return what.storable_fields()
-    row = what if isinstance(what, Row) else what.make()
+    source = refusal.source
+    if isinstance(source, Submission):
+        return source.storable_fields()
+    row = source if isinstance(source, Row) else source.make()
     return dict(zip(kind.layout.fields, row.values, strict=True))

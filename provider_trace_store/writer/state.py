@@ -1,157 +1,223 @@
-"""What the callers' threads and the writer's own share: what waits in memory, what was counted, who waits for what."""
+"""What the callers' threads and the writer's thread share: traces in memory, counts, and who waits for what."""
 
 from __future__ import annotations
 
-from collections import deque
-from threading import Condition, Lock
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from provider_trace_store.errors import WriterClosedError
+from provider_trace_store.writer.counters import Counters, SpoolProgress
 from provider_trace_store.writer.queue import MemoryQueue
-from provider_trace_store.writer.stats import WriterStats
+from provider_trace_store.writer.signals import Signals, State
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from provider_trace_store.spool.sealed import Change, SpoolBatch
+    from provider_trace_store.writer.counters import Outcome
+    from provider_trace_store.writer.destination import Sent
     from provider_trace_store.writer.options import WriterOptions
+    from provider_trace_store.writer.stats import WriterStats
     from provider_trace_store.writer.submission import Submission
 
-_FOR_EVER: Final = 1e6
-_COUNTED: Final = ("accepted", "stored", "unchanged", "rejected", "spooled", "dropped", "adopted", "retries")
 
+class SharedState:
+    """The one owner of what threads share: each change is a method, and each method takes `lock` itself.
 
-class Ledger:
-    """Everything in it is read and changed with `lock` held. Where the spool's lock is needed, too, it is taken before.
+    `queue`, `spool` and `signals` may be read, and their methods called, with `lock` held. A thread that needs the
+    spool's lock, too, takes that one first.
 
     Args:
-        options: how much waits in memory, and whether traces go to the spool from the beginning.
+        options: how much waits in memory, and whether all traces go to the spool.
     """
 
     def __init__(self, options: WriterOptions) -> None:
-        self.lock = Lock()
-        # What the writer's thread, submits without room, and flushes wait for.
-        self.work = Condition(self.lock)
-        self.room = Condition(self.lock)
-        self.progress = Condition(self.lock)
+        self._options = options
+        self._counters = Counters()
+        # Ids of postponed rows: they will be sent again.
+        self._postponed: set[str] = set()
+        self.signals = Signals()
+        self.lock = self.signals.lock
         self.queue = MemoryQueue(options)
-        self.is_spilling = options.is_durable
-        # Since when the first of what is in the spool's last file has waited.
-        self.spooled_since: float | None = None
-        # How many came to the spool and left it; the first to come are the first to leave.
-        self.spool_came = 0
-        self.spool_left = 0
-        # What had come to the spool when rows of a damaged file were put behind the others there.
-        self.rescued_up_to = 0
-        self.counts = dict.fromkeys(_COUNTED, 0)
-        # What has left only to come again.
-        self.postponed: set[str] = set()
-        # Taken off the queue by a close, and not yet counted as what becomes of them.
-        self.leaving: deque[Submission] = deque()
-        self.is_closing = False
-        self.deadline = 0.0
-        # Closed, and the thread may still be at something that does not end.
-        self.is_abandoned = False
-        self._flushes = 0
-        self._nudges = 0
-
-    @property
-    def is_urgent(self) -> bool:
-        """Whether somebody waits for what would otherwise wait for more."""
-        return self.is_closing or self._flushes > 0
+        self.spool = SpoolProgress(is_spilling=options.is_durable)
 
     def stats(self, spool_size: int) -> WriterStats:
-        """Return the counters; to be called without the lock.
+        """Return the counts of this moment.
 
         Args:
-            spool_size: about what waits in the spool takes, in bytes.
+            spool_size: about what the rows in the spool take, in bytes.
         """
         with self.lock:
-            counts = self.counts
-            return WriterStats(
-                **counts,
-                queued=len(self.queue) + len(self.leaving),
+            return self._counters.stats(
+                queued=len(self.queue),
                 queued_bytes=self.queue.bytes,
-                spooled_bytes=spool_size if counts["spooled"] else 0,
+                spooled_bytes=spool_size if self._counters.spooled else 0,
             )
 
-    def check_open(self) -> None:
-        """Raise WriterClosedError where no more traces are taken."""
-        if self.is_closing:
-            raise WriterClosedError
+    def take(self, submission: Submission) -> bool:
+        """Take a trace into memory; return False if it must go to the spool, or wait for room.
 
-    def enqueue(self, submission: Submission) -> None:
-        """Take a trace into memory, where there is room."""
-        submission.since = monotonic()
-        self.counts["accepted"] += 1
-        if self.queue.append(submission):
-            self.work.notify()
+        Raises:
+            WriterClosedError: the writer takes no more traces.
+        """
+        with self.lock:
+            return self._took(submission, may_spill=True)
 
-    def settle(self, *, rejected: int, stored: int = 0, unchanged: int = 0) -> None:
-        """Count what became of traces, and let those look who wait for it."""
-        self.counts["stored"] += stored
-        self.counts["unchanged"] += unchanged
-        self.counts["rejected"] += rejected
-        self.room.notify_all()
-        self.progress.notify_all()
-
-    def begin_closing(self, timeout: float) -> None:
-        """Take no more traces.
+    def take_or_spill(self, submission: Submission | None) -> bool:
+        """Take a trace into memory if there is room again; otherwise send it, and all that follow, to the spool.
 
         Args:
-            timeout: how long those that were taken may still be stored, in seconds.
+            submission: the trace; None if it must go to the spool.
+
+        Returns:
+            Whether it was taken into memory. If not, the caller, who holds the spool's lock, appends it.
+
+        Raises:
+            WriterClosedError: the writer takes no more traces.
         """
-        self.is_closing = True
-        self.deadline = monotonic() + bounded(timeout)
-        self._nudge()
-        self.room.notify_all()
+        with self.lock:
+            if submission is not None and self._took(submission, may_spill=True):
+                return True
+            self.signals.check_open()
+            self.spool.spill()
+            return False
+
+    def took_into_spool(self, *, is_batch: bool) -> None:
+        """Count a trace that was appended to the spool.
+
+        Args:
+            is_batch: whether the spool has a full batch.
+        """
+        with self.lock:
+            self._counters.took_into_spool()
+            if self.spool.came(1) or is_batch:
+                self.signals.notify_work()
+
+    def refused_by_spool(self, *, is_drained: bool) -> None:
+        """Let traces go through memory again if the spool took none and is empty: no order is to be kept.
+
+        Args:
+            is_drained: whether no row of this process waits in the spool.
+        """
+        with self.lock:
+            if is_drained and not self._options.is_durable:
+                self.spool.stop_spilling()
+
+    def take_when_room(self, submission: Submission, timeout: float) -> int:
+        """Take a trace into memory when there is room, or drop it.
+
+        Args:
+            submission: the trace.
+            timeout: how long to wait for room, in seconds.
+
+        Returns:
+            0 if it was taken, else how many traces were dropped since the start.
+
+        Raises:
+            WriterClosedError: the writer takes no more traces.
+        """
+        with self.lock:
+            if timeout:
+                self.signals.wait_for_room(lambda: self.queue.has_room_for(submission), timeout)
+            return 0 if self._took(submission, may_spill=False) else self._counters.dropped()
+
+    def sent_from_memory(self, sent: Sent) -> bool:
+        """Count traces that were sent from memory; return False if a close has taken them out of memory meanwhile."""
+        with self.lock:
+            if self.signals.state is State.CLOSED:
+                return False
+            self.queue.settle(sent.sources)
+            if sent.is_postponed:
+                self.queue.append(sent.sources[0])
+            self._sent([sent])
+            return True
+
+    def sent_from_spool(self, batch: SpoolBatch, parts: Sequence[Sent], *, uncounted: int) -> None:
+        """Count rows that were sent from the spool.
+
+        Args:
+            batch: the rows.
+            parts: what became of them; postponed rows were appended to the spool again.
+            uncounted: as the spool's `settle` returned.
+        """
+        again = sum(part.is_postponed for part in parts)
+        with self.lock:
+            self._counters.left_spool(len(batch.rows), uncounted=uncounted, again=again)
+            if not batch.backlog.is_adopted:
+                self.spool.left(len(batch.rows), uncounted=uncounted)
+            self.spool.came(again)
+            self._sent(parts)
+
+    def changed_in_spool(self, change: Change) -> None:
+        """Count what adoption and damaged files have changed."""
+        with self.lock:
+            self._counters.changed_in_spool(adopted=change.adopted, lost=change.lost)
+            self.spool.left(change.left)
+            self.spool.rescued(change.came)
+            self.signals.notify_progress(has_room=False)
+
+    def retried(self) -> None:
+        """Count a batch that is sent again; a flush that does not wait for a database that is away ends."""
+        with self.lock:
+            self._counters.retried()
+            self.signals.notify_progress(has_room=False)
 
     def flush(self, timeout: float, *, is_patient: bool = True) -> bool:
-        """Wait until all that came before has left; to be called without the lock.
+        """Wait until all traces that came before are stored, unchanged or rejected.
 
         Args:
-            timeout: how long, in seconds.
+            timeout: how long to wait, in seconds.
             is_patient: whether to wait for a database that is away.
 
         Returns:
-            Whether it has.
+            Whether they are.
         """
         with self.lock:
-            queue_target, spool_target = self.queue.came, self.spool_came
+            queue_target, spool_target = self.queue.came, self.spool.came_in
+            retries = self._counters.retries
 
             def have_left() -> bool:
-                spool_end = max(spool_target, self.rescued_up_to)
-                return self.queue.left >= queue_target and self.spool_left >= spool_end and not self.postponed
+                is_sent = self.queue.left >= queue_target and self.spool.has_left(spool_target)
+                return is_sent and not self._postponed
 
-            self._flushes += 1
-            self._nudge()
-            try:
-                retries = self.counts["retries"]
+            def is_done() -> bool:
+                return have_left() or not (is_patient or self._counters.retries == retries)
 
-                def is_over() -> bool:
-                    return self.is_abandoned or have_left() or not (is_patient or self.counts["retries"] == retries)
+            self.signals.wait_for_progress(is_done, timeout)
+            return have_left()
 
-                self.progress.wait_for(is_over, bounded(timeout))
-                return have_left()
-            finally:
-                self._flushes -= 1
-
-    def note_retry(self, retries: int) -> None:
-        """Note how often a batch was sent again, and let those look who do not wait for that."""
-        self.counts["retries"] = retries
-        self.progress.notify_all()
-
-    def pause(self, seconds: float) -> None:
-        """Wait, or until a flush or a close begins; to be called without the lock."""
+    def end(self) -> None:
+        """Send no more traces; those in memory are the close's."""
         with self.lock:
-            nudges = self._nudges
-            if self.is_closing:
-                seconds = min(seconds, max(0.0, self.deadline - monotonic()))
-            self.work.wait_for(lambda: self._nudges != nudges, seconds)
+            self.signals.end()
+            self.queue.put_back()
 
-    def _nudge(self) -> None:
-        self._nudges += 1
-        self.work.notify_all()
+    def next_of_rest(self) -> Submission | None:
+        """Return the first trace in memory after `end`; None if there is none."""
+        with self.lock:
+            return self.queue.first()
 
+    def left_memory(self, outcome: Outcome) -> int:
+        """Take the first trace out of memory after `end`; return how many traces wait in the spool."""
+        with self.lock:
+            self.queue.remove_first()
+            self._counters.left_memory(outcome)
+            return self._counters.spooled
 
-def bounded(timeout: float) -> float:
-    """Return a time that the system's clocks can take, in seconds: for ever is eleven days."""
-    return min(max(timeout, 0.0), _FOR_EVER)
+    def _took(self, submission: Submission, *, may_spill: bool) -> bool:
+        self.signals.check_open()
+        if (may_spill and self.spool.is_spilling) or not self.queue.has_room_for(submission):
+            return False
+        submission.since = monotonic()
+        self._counters.took()
+        if self.queue.append(submission):
+            self.signals.notify_work()
+        return True
+
+    def _sent(self, parts: Iterable[Sent]) -> None:
+        for part in parts:
+            if part.is_postponed:
+                self._postponed.add(part.sources[0].id)
+            elif self._postponed:
+                self._postponed.difference_update(source.id for source in part.sources)
+        self._counters.sent(parts)
+        self.signals.notify_progress(has_room=True)

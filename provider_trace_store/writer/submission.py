@@ -1,8 +1,8 @@
-"""A trace on its way through the writer's memory: a copy that later changes of the caller's do not reach.
+"""A trace in the writer's memory: a copy, which later changes of the caller's dicts and lists do not reach.
 
-The copy is one block of bytes, so that its size is known to the byte and the caller's objects are let go. It is
-pickled rather than encoded: that takes a fraction of the time, and whether the documents can be stored exactly is
-found out where no caller waits. The bytes never leave the process.
+The copy is one block of bytes: its size is known to the byte, and the caller's objects are released. The documents are
+pickled and not encoded. Pickling takes a fraction of the time; the writer's thread, which no caller waits for, finds out
+whether the documents can be stored exactly. The bytes never leave the process.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from provider_trace_store.schemas import BaseProviderTrace
     from provider_trace_store.tables.rows import RowMaker
 
-# What a submission takes besides its texts and documents: the object, a tuple, dates, an entry of the queue.
+# Bytes of a submission besides its texts and documents: the object, a tuple, dates, an entry of the queue.
 _OVERHEAD: Final = 512
-# What a short text takes besides its characters.
-_OF_A_TAG: Final = 64
+# Bytes of a short text besides its characters.
+_TAG_OVERHEAD: Final = 64
 _PROTOCOL: Final = 5
-# How often a trace that is being changed is tried to be encoded.
+# How often encoding is tried, if another thread changes the trace meanwhile.
 _TRIES: Final = 3
 
 
 class Submission:
-    """One trace of one organization, as it was when it was submitted; it becomes a row when its turn comes.
+    """One trace of one organization, as it was when it was submitted; it becomes a row when it is sent.
 
     Args:
-        trace: what to copy; only the fields of the table are.
-        maker: of the organization's rows.
-        is_encoded: whether the row is made now rather than when its turn comes.
+        trace: the trace to copy; only the fields of the table are copied.
+        maker: makes the organization's rows.
+        is_encoded: whether to make the row now, and not when it is sent.
     """
 
     __slots__ = ("_documents", "_error", "_immutable", "_maker", "_row", "_storable", "id", "since", "size")
@@ -63,21 +63,21 @@ class Submission:
             self.size = _OVERHEAD + _size_of(self._documents) + len("".join(texts))
             is_copied = type(self.id) is str
         except (KeyError, ValueError, RuntimeError, pickle.PickleError, _OtherTypeError):
-            # It was made around the schema, holds itself, is nested deeply, is being changed by another thread, or has
+            # The trace bypassed the schema, holds itself, is nested deeply, is being changed by another thread, or has
             # a type of the host's.
             is_copied = False
         if not is_copied:
-            # Outside of the handler, whose error would keep the caller's objects.
+            # Outside of the handler: its error would keep the caller's objects alive.
             self._encode_now(trace)
 
     def make(self) -> Row:
-        """Return the row; TraceEncodingError or TraceTooLargeError where it cannot be stored."""
+        """Return the row; TraceEncodingError or TraceTooLargeError if it cannot be stored."""
         if self._error is not None:
             raise self._error
         return self._row or self._maker.make_from(self._fields())
 
     def storable_fields(self) -> dict[str, Any]:
-        """Return what can be stored of a trace that is refused, by field; documents as their stored text."""
+        """Return the values of a rejected trace that can be stored, by field; documents as stored text."""
         if self._row is not None:
             return dict(zip(self._maker.layout.fields, self._row.values, strict=True))
         fields = self._fields()
@@ -93,7 +93,7 @@ class Submission:
     def _fields(self) -> dict[str, Any]:
         layout = self._maker.layout
         copied = self._documents
-        # The bytes were made in this process, of plain types.
+        # This process made the bytes, of plain types.
         documents = pickle.loads(copied) if isinstance(copied, bytes) else [copied and list(copied)]  # noqa: S301
         return dict(zip(layout.copied, (*self._immutable, *documents), strict=False))
 
@@ -116,7 +116,7 @@ class Submission:
 
 
 def row_or_error(trace: BaseProviderTrace, maker: RowMaker) -> Row | TraceEncodingError | TraceTooLargeError:
-    """Return a trace's row, or why there can be none, whatever its objects do meanwhile.
+    """Return a trace's row, or the reason why it has none, whatever its objects do meanwhile.
 
     Args:
         trace: of a caller, who may be changing it in another thread.
@@ -127,11 +127,11 @@ def row_or_error(trace: BaseProviderTrace, maker: RowMaker) -> Row | TraceEncodi
         try:
             return maker.make(trace)
         except (TraceEncodingError, TraceTooLargeError) as error:
-            # Without the traceback, which would keep the caller's objects.
+            # Without the traceback, which would keep the caller's objects alive.
             return error.with_traceback(None)
         except RuntimeError:
             reason = "is being changed by another thread"
-        except Exception as error:  # noqa: BLE001  # of an object of the host's
+        except Exception as error:  # noqa: BLE001  # an error of the host's object
             reason = f"holds an object that raises {type(error).__qualname__}"
     return TraceEncodingError("trace", reason, str(trace.__dict__.get("id", "")))
 
@@ -139,14 +139,14 @@ def row_or_error(trace: BaseProviderTrace, maker: RowMaker) -> Row | TraceEncodi
 def _size_of(copied: bytes | tuple[str, ...] | None) -> int:
     if isinstance(copied, bytes):
         return len(copied)
-    return sum([_OF_A_TAG + len(tag) for tag in copied or ()])
+    return sum([_TAG_OVERHEAD + len(tag) for tag in copied or ()])
 
 
 def _encoded(fields: Mapping[str, Any], names: Sequence[str]) -> dict[str, bytes]:
     documents: dict[str, bytes] = {}
     for name in names:
         if (document := fields.get(name)) is not None:
-            # What is being changed, or raises, is left out like what cannot be stored.
+            # A document that is being changed, or that raises, is left out like one that cannot be stored.
             with suppress(Exception):
                 documents[name] = encode_utf8(document)
     return documents
@@ -157,7 +157,7 @@ class _OtherTypeError(Exception):
 
 
 class _Parts:
-    """What pickle writes to: mostly it writes once, and copying that once more is what a file in memory would do."""
+    """The file that pickle writes to. Pickle mostly writes once; a file in memory would copy that once more."""
 
     __slots__ = ("_parts", "write")
 
@@ -173,12 +173,12 @@ class _Parts:
 
 class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: object) -> NoReturn:  # noqa: ARG002  (pickle's)
-        # A class of the host's might run code of its own here, or take the whole application along.
+        # A class of the host's might run its own code here, or pickle the whole application.
         raise _OtherTypeError
 
 
 def _copied(documents: list[Any]) -> bytes | tuple[str, ...] | None:
-    """Return a copy of documents: of metadata, which has tags and nothing else, mostly as a tuple of texts."""
+    """Return a copy of documents. Metadata has only tags: its copy is mostly a tuple of texts."""
     if len(documents) == 1:
         [tags] = documents
         if tags is None:
@@ -187,7 +187,7 @@ def _copied(documents: list[Any]) -> bytes | tuple[str, ...] | None:
             return tuple(tags)
     parts = _Parts()
     pickler = _Pickler(parts, _PROTOCOL)
-    # No memo, in which every text would be looked up; what holds itself is a ValueError all the same.
+    # Without the memo, in which pickle would look up every text. A container that holds itself is a ValueError anyway.
     pickler.fast = True
     pickler.dump(documents)
     return parts.joined()

@@ -1,6 +1,6 @@
-"""Metrics and spans of the writer, where the host has OpenTelemetry's API (the extra `otel`); nothing where not.
+"""Metrics and spans of the writer, if the host has OpenTelemetry's API (the extra `otel`).
 
-Names that OpenTelemetry's semantic conventions have are theirs: https://opentelemetry.io/docs/specs/semconv/database/
+The names follow OpenTelemetry's semantic conventions where these have one: https://opentelemetry.io/docs/specs/semconv/database/
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ if TYPE_CHECKING:
 
 _SCOPE: Final = "provider_trace_store"
 _PREFIX: Final = "provider_trace_store.writer"
-# The advice of the conventions for durations of calls to a database, in seconds.
+# The bucket boundaries that the conventions advise for the duration of a database call, in seconds.
 _SECONDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 _ROWS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
-class Instruments(Protocol):
-    """What a writer tells about itself."""
+class Telemetry(Protocol):
+    """Is told what a writer does."""
 
     def batch(self, table: str, rows: int, seconds: float, failure: str | None) -> None:
-        """Note a try to store rows.
+        """Record a try to store rows.
 
         Args:
-            table: where.
-            rows: how many.
-            seconds: how long it took.
-            failure: the class of the error, where it failed.
+            table: the table's name.
+            rows: the number of rows.
+            seconds: how long the try took.
+            failure: the class of the error; None if the try succeeded.
         """
 
     def close(self) -> None:
-        """Stop telling."""
+        """Record nothing more."""
 
 
-class Silence:
-    """Tells nobody."""
+class NoTelemetry:
+    """Records nothing."""
 
     def batch(self, table: str, rows: int, seconds: float, failure: str | None) -> None:
         """Do nothing."""
@@ -47,12 +47,12 @@ class Silence:
         """Do nothing."""
 
 
-class Telemetry:
-    """Tells OpenTelemetry, by the providers that the host has set.
+class OpenTelemetry:
+    """Records metrics and spans with the providers that the host has set.
 
     Args:
-        system: returns the database, as the conventions call it: `postgresql` or `sqlite`.
-        stats: returns the writer's counters, which are read when the metrics are collected.
+        system: returns the database's name in the conventions: `postgresql` or `sqlite`.
+        stats: returns the writer's counters; it is called when the metrics are collected.
     """
 
     def __init__(self, system: Callable[[], str], stats: Callable[[], WriterStats]) -> None:
@@ -94,7 +94,7 @@ class Telemetry:
         )
 
     def batch(self, table: str, rows: int, seconds: float, failure: str | None) -> None:
-        """Record the duration, the number of rows and a span; see `Instruments`."""
+        """Record the duration, the number of rows and a span; see `Telemetry`."""
         attributes: dict[str, Any] = {
             "db.system.name": self._system(),
             "db.collection.name": table,
@@ -116,7 +116,7 @@ class Telemetry:
         span.end(end)
 
     def close(self) -> None:
-        """Go on telling what was last: OpenTelemetry keeps the callbacks, and need not keep the writer."""
+        """Freeze the last values: OpenTelemetry keeps the callbacks, and must not keep the writer alive."""
         last = self._stats()
         self._stats = lambda: last
 
@@ -132,9 +132,9 @@ class Telemetry:
         return [self._observation(getattr(stats, name), {f"{_PREFIX}.outcome": name}) for name in outcomes]
 
 
-def instruments_for(system: Callable[[], str], stats: Callable[[], WriterStats]) -> Instruments:
-    """Return what tells OpenTelemetry where it is installed, or else nobody; arguments as `Telemetry`."""
+def telemetry_for(system: Callable[[], str], stats: Callable[[], WriterStats]) -> Telemetry:
+    """Return OpenTelemetry if it is installed, else NoTelemetry; arguments as `OpenTelemetry`."""
     try:
-        return Telemetry(system, stats)
+        return OpenTelemetry(system, stats)
     except ImportError:
-        return Silence()
+        return NoTelemetry()

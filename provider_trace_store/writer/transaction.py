@@ -1,13 +1,13 @@
-"""A batch on its way into the database: one session and one transaction, and what their failure means.
+"""The database as a destination: one session and one transaction for each batch, and what their failure means.
 
-What may pass is tried again for as long as it takes; what will not is narrowed down to the row that is to blame, by the
-class of the error and never by its text.
+A failure that may pass is a NotNowError, which is retried for as long as it takes. A failure that will not pass is
+narrowed down to the row that caused it. Both are decided by the error's class and SQLSTATE, never by its text.
 """
 
 from __future__ import annotations
 
 from time import perf_counter, sleep
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -21,6 +21,7 @@ from provider_trace_store.errors import (
     ProviderTraceUnavailableError,
     TableMissingError,
 )
+from provider_trace_store.writer.destination import Delivered, NotNowError, NotTogetherError, Refusal
 from provider_trace_store.writes.bulk import create_rows
 from provider_trace_store.writes.single import RowStore
 
@@ -31,148 +32,98 @@ if TYPE_CHECKING:
 
     from provider_trace_store.tables.kinds import Kind
     from provider_trace_store.tables.rows import Row
+    from provider_trace_store.writer.destination import RowSource
 
-# How long rows are made without a break, and how long one is at least, in seconds.
+# Yield the interpreter after this much work, for at least this long; seconds.
 _TURN: Final = 0.001
 _BREAK: Final = 0.00001
-# PostgreSQL's appendix A, "Error Codes". Of the latter a row may be the cause, though they read like the server's.
+# PostgreSQL's appendix A, "Error Codes".
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
-_MAY_BE_THE_ROW: Final = frozenset({"57014", "53200"})  # query canceled (statement_timeout), out of memory
+# Query canceled (statement_timeout) and out of memory: errors of the server that one row may cause.
+_MAY_BE_THE_ROW: Final = frozenset({"57014", "53200"})
 
 
-class RowSource(Protocol):
-    """What a row is made of, when its turn comes."""
-
-    @property
-    def id(self) -> str:
-        """The trace's id."""
-
-    def make(self) -> Row:
-        """Return the row; TraceEncodingError or TraceTooLargeError where it cannot be stored."""
+class _GrantedMeanwhileError(Exception):
+    """The server reported a missing privilege that the role does have: probably granted during the transaction."""
 
 
-class Refusal(NamedTuple):
-    """A row that the database refused for good.
+class DatabaseDestination:
+    """Stores rows in the host's database.
 
     Args:
-        what: the row, or what it could not be made of.
-        error: why.
+        sessions: makes sessions, which are used one after the other.
     """
 
-    what: Row | RowSource
-    error: ProviderTraceStoreError
+    def __init__(self, sessions: Callable[[], Session]) -> None:
+        self._sessions = sessions
 
+    def deliver(self, kind: Kind, sources: Sequence[RowSource]) -> Delivered:
+        """Store rows in a transaction of their own; see `Destination.deliver`."""
+        try:
+            return self._deliver(kind, sources, checks_privileges=True)
+        except _GrantedMeanwhileError:
+            pass  # once more: a statement after the grant is not refused
+        return self._deliver(kind, sources, checks_privileges=False)
 
-class Delivered(NamedTuple):
-    """What became of rows whose transaction is committed.
+    def _deliver(self, kind: Kind, sources: Sequence[RowSource], *, checks_privileges: bool) -> Delivered:
+        refusals: list[Refusal] = []
+        blamed: ProviderTraceStoreError | None = None
+        try:
+            with self._session(kind) as session:
+                result = create_rows(
+                    RowStore(session, kind),
+                    sources,
+                    _Turns().make,
+                    lambda source, error: refusals.append(Refusal(source, error)),
+                )
+                if checks_privileges:
+                    _check_privileges(session, kind, refusals)
+                session.commit()
+        except (NotNowError, _GrantedMeanwhileError):
+            raise
+        except TableMissingError as error:
+            problem = NotNowError(type(error).__qualname__, f" ({error})")
+        except ProviderTraceUnavailableError as error:
+            problem = NotNowError(_without_id(error), may_be_the_row=error.sqlstate in _MAY_BE_THE_ROW)
+        except (DBAPIError, PoolTimeoutError, OSError, MemoryError) as error:
+            # An error of the commit, which is where deferred constraints are checked. Distributed engines report an
+            # error of one of their nodes as an internal error, whatever its cause.
+            is_internal = (sqlstate_of(error) or "").startswith("XX")
+            problem = NotNowError(_name_of(error), may_be_the_row=is_internal)
+            if blames_a_row(error) and not is_internal:
+                blamed = ProviderTraceRejectedError(sources[0].id, sqlstate_of(error), constraint_of(error))
+        except Exception as error:  # noqa: BLE001  # a host's event, or a bug: it must neither end the writer nor block it
+            problem = NotNowError(_name_of(error), may_be_the_row=True)
+        else:
+            return Delivered(result.created, result.unchanged, refusals)
+        # Outside of the handlers: the driver's error, which may repeat a payload, is not chained.
+        if blamed is not None:
+            raise NotTogetherError(blamed)
+        raise problem
 
-    Args:
-        created: how many were written.
-        unchanged: how many were stored already.
-        refusals: the others.
-    """
-
-    created: int
-    unchanged: int
-    refusals: Sequence[Refusal]
-
-
-class NotNowError(Exception):
-    """The database could not store rows now.
-
-    Args:
-        kind: the name of the error's class, and its SQLSTATE.
-        advice: what somebody should do about it.
-        may_be_the_row: whether it may be one of them that is too much for it.
-    """
-
-    def __init__(self, kind: str, advice: str = "", *, may_be_the_row: bool = False) -> None:
-        super().__init__(kind)
-        self.kind = kind
-        self.advice = advice
-        self.may_be_the_row = may_be_the_row
-
-
-class NotTogetherError(Exception):
-    """The database refuses a transaction with these rows, and it is one of them that is to blame.
-
-    Args:
-        error: what is wrong with it, where it is a single one.
-    """
-
-    def __init__(self, error: ProviderTraceStoreError) -> None:
-        super().__init__()
-        self.kind = type(error).__qualname__
-        self.error = error
-
-
-class _PrivilegeError(Exception):
-    """A row was refused for want of a privilege that the role has."""
-
-
-def deliver(sessions: Callable[[], Session], kind: Kind, sources: Sequence[RowSource]) -> Delivered:
-    """Store rows in a transaction of their own.
-
-    Args:
-        sessions: makes a session.
-        kind: the table.
-        sources: of the rows; at least one.
-
-    Raises:
-        NotNowError: none of them was stored, or it is not known; sending them again is safe.
-        NotTogetherError: none of them was stored, and one of them is to blame.
-    """
-    try:
-        return _delivered(sessions, kind, sources)
-    except _PrivilegeError:
-        """It has the privilege now, and may have got it in the middle of the transaction."""
-    return _delivered(sessions, kind, sources, had_privileges=True)
-
-
-def _delivered(
-    sessions: Callable[[], Session], kind: Kind, sources: Sequence[RowSource], *, had_privileges: bool = False
-) -> Delivered:
-    refusals: list[Refusal] = []
-    blamed: ProviderTraceStoreError | None = None
-    try:
-        with _opened(sessions, kind) as session:
-            result = create_rows(
-                RowStore(session, kind),
-                sources,
-                _Turns().make,
-                lambda what, error: refusals.append(Refusal(what, error)),
-            )
-            if not had_privileges:
-                _check_privileges(session, kind, refusals)
-            session.commit()
-    except (NotNowError, _PrivilegeError):
-        raise
-    except TableMissingError as error:
-        problem = NotNowError(type(error).__qualname__, f" ({error})")
-    except ProviderTraceUnavailableError as error:
-        problem = NotNowError(_without_id(error), may_be_the_row=error.sqlstate in _MAY_BE_THE_ROW)
-    except (DBAPIError, PoolTimeoutError, OSError, MemoryError) as error:
-        # Of the commit, which is where deferred constraints are checked.
-        # Engines of several nodes report what went wrong on one of them as an internal error, whosever fault it is.
-        is_internal = (sqlstate_of(error) or "").startswith("XX")
-        problem = NotNowError(_name_of(error), may_be_the_row=is_internal)
-        if blames_a_row(error) and not is_internal:
-            blamed = ProviderTraceRejectedError(sources[0].id, sqlstate_of(error), constraint_of(error))
-    except Exception as error:  # noqa: BLE001  # a host's event, a bug: it must neither end the writer nor block it
-        problem = NotNowError(_name_of(error), may_be_the_row=True)
-    else:
-        return Delivered(result.created, result.unchanged, refusals)
-    # Outside of the handlers, so that the driver's error, which may repeat a payload, is not chained.
-    if blamed is not None:
-        raise NotTogetherError(blamed)
-    raise problem
+    def _session(self, kind: Kind) -> Session:
+        """Return a session that has a connection: a failure before that has nothing to do with the rows."""
+        try:
+            session = self._sessions()
+            try:
+                if not session.in_transaction():
+                    session.begin()
+                session.connection(bind_arguments={"mapper": kind.record})
+            except BaseException:
+                session.close()
+                raise
+        except Exception as error:  # noqa: BLE001  # also an error of a host's hook, such as one that fetches a password
+            problem = NotNowError(_name_of(error))
+        else:
+            return session
+        raise problem
 
 
 class _Turns:
-    """Makes rows, and lets the host's threads have their turn in between.
+    """Makes rows, and lets the host's threads run in between.
 
-    Python's interpreter would let them wait for `sys.getswitchinterval`, 5 ms, each time that one of them wants to go
-    on: an event loop would be late by as much. A sleep of nothing does not help: this thread would be back first.
+    Python lets another thread wait for `sys.getswitchinterval`, 5 ms, each time that it wants to run: an event loop
+    would be late by that much. `sleep(0)` does not help: this thread would run again before the other one wakes up.
     """
 
     def __init__(self) -> None:
@@ -185,26 +136,8 @@ class _Turns:
         return source.make()
 
 
-def _opened(sessions: Callable[[], Session], kind: Kind) -> Session:
-    """Return a session that has its connection: whatever fails until then is not the rows' fault."""
-    try:
-        session = sessions()
-        try:
-            if not session.in_transaction():
-                session.begin()
-            session.connection(bind_arguments={"mapper": kind.record})
-        except BaseException:
-            session.close()
-            raise
-    except Exception as error:  # noqa: BLE001  # also what a host's own hooks raise, such as one that fetches a password
-        problem = NotNowError(_name_of(error))
-    else:
-        return session
-    raise problem
-
-
 def _check_privileges(session: Session, kind: Kind, refusals: Sequence[Refusal]) -> None:
-    """Tell a table that this role may not write to, which somebody will mend, from a row that its policies refuse."""
+    """Tell a missing grant, which an operator adds, from a row that a policy refuses."""
     if not any(getattr(refusal.error, "sqlstate", None) == _INSUFFICIENT_PRIVILEGE for refusal in refusals):
         return
     connection = session.connection(bind_arguments={"mapper": kind.record})
@@ -212,7 +145,7 @@ def _check_privileges(session: Session, kind: Kind, refusals: Sequence[Refusal])
     may = "SELECT has_table_privilege(:name, 'INSERT') AND has_table_privilege(:name, 'SELECT')"
     if not session.scalar(text(may), {"name": name}):
         raise NotNowError("ProviderTraceRejectedError (SQLSTATE 42501)", f" (grant INSERT and SELECT on {name})")
-    raise _PrivilegeError
+    raise _GrantedMeanwhileError
 
 
 def _name_of(error: Exception) -> str:
@@ -222,5 +155,5 @@ def _name_of(error: Exception) -> str:
 
 
 def _without_id(error: ProviderTraceUnavailableError) -> str:
-    # It names the first of the rows, which may have nothing to do with it.
+    # The error's text names the first of the rows, which may have nothing to do with it.
     return f"{type(error).__name__} (SQLSTATE {error.sqlstate})" if error.sqlstate else type(error).__name__

@@ -118,7 +118,7 @@ def test_a_living_writers_files_are_left_alone(database: Database, directory: Pa
 def test_files_of_writers_that_die_meanwhile_are_taken_over(
     database: Database, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("provider_trace_store.writer.worker.ADOPTION_INTERVAL", 0.1)
+    monkeypatch.setattr("provider_trace_store.writer.sources.ADOPTION_INTERVAL", 0.1)
     with a_writer(database, spool_dir=directory) as writer:
         writer.submit(a_trace(100), organization_id=ORG)
         assert writer.flush(30)
@@ -307,7 +307,7 @@ def test_it_grows_no_larger_than_it_may(directory: Path) -> None:
 def test_full_files_are_followed_by_others_and_all_are_stored_in_order(
     database: Database, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("provider_trace_store.spool.spool.SEGMENT_BYTES", 10_000)
+    monkeypatch.setattr("provider_trace_store.spool.active.SEGMENT_BYTES", 10_000)
     files = left_behind(directory, a_batch(200))
     assert len(files) > 5
     with a_writer(database, spool_dir=directory) as writer:

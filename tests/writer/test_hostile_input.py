@@ -20,7 +20,9 @@ from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from provider_trace_store import ProviderTrace, TraceWriter
+from provider_trace_store.spool import salvage
 from provider_trace_store.spool.lock import Ownership
+from provider_trace_store.spool.salvage import readable_rows
 from provider_trace_store.spool.segment import Segment, SegmentDamagedError
 from provider_trace_store.tables.kinds import FULL
 from provider_trace_store.tables.rows import RowMaker
@@ -178,7 +180,7 @@ def test_reading_a_damaged_file_ends_whatever_is_in_it(
         segment = Segment.open(path, is_damaged=True)
     except (SegmentDamagedError, sqlite3.Error):
         return
-    assert len(list(segment.readable(0))) <= 2 * len(rows)
+    assert len(list(readable_rows(segment, 0))) <= 2 * len(rows)
     segment.close()
 
 
@@ -215,16 +217,16 @@ def test_a_process_that_ends_while_it_reads_a_damaged_file_leaves_it_to_the_next
 ) -> None:
     [path] = left_behind(tmp_path, [a_trace(n, request_json={"text": f"{n} " * 500}) for n in range(100)])
     garble_the_middle(path)
-    readable = Segment.readable
+    read = salvage.readable_rows
 
     def ending(*_: object) -> Any:
-        monkeypatch.setattr(Segment, "readable", readable)
+        monkeypatch.setattr(salvage, "readable_rows", read)
         raise SystemExit
 
-    monkeypatch.setattr(Segment, "readable", ending)
+    monkeypatch.setattr(salvage, "readable_rows", ending)
     monkeypatch.setattr("provider_trace_store.writer.worker._PAUSE", 0.05)
     with a_writer(database, spool_dir=tmp_path) as writer:
-        wait_until(lambda: Segment.readable is readable)
+        wait_until(lambda: salvage.readable_rows is read)
         assert path.exists()
         writer.close()
     with a_writer(database, spool_dir=tmp_path) as writer:

@@ -1,0 +1,121 @@
+"""Which thread waits for what: the lock of a writer, its conditions, and whether it is open."""
+
+from __future__ import annotations
+
+from enum import Enum
+from threading import Condition, Lock
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from provider_trace_store.errors import WriterClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_LONGEST_WAIT: Final = 1e6
+
+
+class State(Enum):
+    """Whether a writer takes traces, and whether it sends them."""
+
+    OPEN = "open"
+    """Traces are taken and sent."""
+    CLOSING = "closing"
+    """No trace is taken. Those that were taken are sent until the close's timeout has passed."""
+    CLOSED = "closed"
+    """No trace is taken or sent. The thread may still be in a transaction that does not end."""
+
+
+class Signals:
+    """The state of a writer, and the threads that wait for it. Every caller holds `lock`, unless a method says else."""
+
+    def __init__(self) -> None:
+        self.lock: Final = Lock()
+        # The writer's thread waits for work, a submit waits for room, and a flush waits for progress.
+        self._work = Condition(self.lock)
+        self._room = Condition(self.lock)
+        self._progress = Condition(self.lock)
+        self._state = State.OPEN
+        self._deadline = 0.0
+        self._flushes = 0
+        self._wake_ups = 0
+
+    @property
+    def state(self) -> State:
+        """Whether traces are taken and sent."""
+        return self._state
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether a flush or a close is waiting, so that a partial batch must go now."""
+        return self._state is not State.OPEN or self._flushes > 0
+
+    def is_over(self, now: float) -> bool:
+        """Say whether the writer's thread must stop."""
+        return self._state is State.CLOSED or (self._state is State.CLOSING and now >= self._deadline)
+
+    def check_open(self) -> None:
+        """Raise WriterClosedError if no trace is taken."""
+        if self._state is not State.OPEN:
+            raise WriterClosedError
+
+    def close(self, timeout: float) -> None:
+        """Take no more traces.
+
+        Args:
+            timeout: how long those that were taken may still be sent, in seconds.
+        """
+        if self._state is State.OPEN:
+            self._state = State.CLOSING
+        self._deadline = monotonic() + bounded(timeout)
+        self._wake_up()
+        self._room.notify_all()
+
+    def end(self) -> None:
+        """Send no more traces."""
+        self._state = State.CLOSED
+        self._progress.notify_all()
+
+    def notify_work(self) -> None:
+        """Let the writer's thread look for work."""
+        self._work.notify()
+
+    def notify_progress(self, *, has_room: bool) -> None:
+        """Let every flush look whether its traces are done; `has_room`: let every submit look for room, too."""
+        self._progress.notify_all()
+        if has_room:
+            self._room.notify_all()
+
+    def wait_for_work(self, seconds: float | None) -> None:
+        """Wait until there may be work, or for so many seconds; None: for as long as it takes."""
+        self._work.wait(seconds)
+
+    def wait_for_room(self, has_room: Callable[[], bool], timeout: float) -> None:
+        """Wait until there is room, the writer is closing, or `timeout` seconds have passed."""
+        self._room.wait_for(lambda: self._state is not State.OPEN or has_room(), timeout)
+
+    def wait_for_progress(self, is_done: Callable[[], bool], timeout: float) -> None:
+        """Wait until a condition holds, the writer is closed, or `timeout` seconds have passed; traces go at once."""
+        self._flushes += 1
+        self._wake_up()
+        try:
+            self._progress.wait_for(lambda: self._state is State.CLOSED or is_done(), bounded(timeout))
+        finally:
+            self._flushes -= 1
+
+    def pause(self, seconds: float) -> None:
+        """Wait for so many seconds, or until a flush or a close begins; the caller does not hold the lock."""
+        with self.lock:
+            wake_ups = self._wake_ups
+            if self._state is not State.OPEN:
+                seconds = min(seconds, max(0.0, self._deadline - monotonic()))
+            self._work.wait_for(lambda: self._wake_ups != wake_ups, seconds)
+
+    def _wake_up(self) -> None:
+        self._wake_ups += 1
+        self._work.notify_all()
+
+
+def bounded(timeout: float) -> float:
+    """Return a timeout that the system's clocks can take, in seconds: at least 0, at most eleven days."""
+    return min(max(timeout, 0.0), _LONGEST_WAIT)

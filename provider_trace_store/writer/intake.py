@@ -77,7 +77,7 @@ class Intake:
         if spool is None:
             return False
         with spool.lock:
-            if state.take_or_spill(unless_room_for):
+            if state.take(unless_room_for, or_spill=True):
                 return True
             try:
                 spool.append([row])

@@ -96,9 +96,10 @@ class MemoryQueue:
         self._waiting.extendleft(reversed(self._in_flight))
         self._in_flight.clear()
 
-    def first(self) -> Submission | None:
-        """Return the first waiting trace; None if none waits."""
-        return self._waiting[0] if self._waiting else None
+    @property
+    def waiting(self) -> tuple[Submission, ...]:
+        """The traces that wait and are not in flight, in their order."""
+        return tuple(self._waiting)
 
     def remove_first(self) -> None:
         """Remove the first waiting trace, which a close keeps elsewhere or drops."""

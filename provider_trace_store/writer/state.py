@@ -53,32 +53,23 @@ class SharedState:
                 spooled_bytes=spool_size if self._counters.spooled else 0,
             )
 
-    def take(self, submission: Submission) -> bool:
-        """Take a trace into memory; return False if it must go to the spool, or wait for room.
-
-        Raises:
-            WriterClosedError: the writer takes no more traces.
-        """
-        with self.lock:
-            return self._took(submission, may_spill=True)
-
-    def take_or_spill(self, submission: Submission | None) -> bool:
-        """Take a trace into memory if there is room again; otherwise send it, and all that follow, to the spool.
+    def take(self, submission: Submission | None, *, or_spill: bool = False) -> bool:
+        """Take a trace into memory, if there is room and no trace goes to the spool; return whether it was taken.
 
         Args:
-            submission: the trace; None if it must go to the spool.
-
-        Returns:
-            Whether it was taken into memory. If not, the caller, who holds the spool's lock, appends it.
+            submission: the trace; None for a trace that must go to the spool.
+            or_spill: whether this trace and all that follow go to the spool otherwise. The caller, who holds the
+                spool's lock, then appends it.
 
         Raises:
             WriterClosedError: the writer takes no more traces.
         """
         with self.lock:
-            if submission is not None and self._took(submission, may_spill=True):
-                return True
             self.signals.check_open()
-            self.spool.spill()
+            if submission is not None and not self.spool.is_spilling and self._took(submission):
+                return True
+            if or_spill:
+                self.spool.spill()
             return False
 
     def took_into_spool(self, *, is_batch: bool) -> None:
@@ -118,7 +109,8 @@ class SharedState:
         with self.lock:
             if timeout:
                 self.signals.wait_for_room(lambda: self.queue.has_room_for(submission), timeout)
-            return 0 if self._took(submission, may_spill=False) else self._counters.dropped()
+            self.signals.check_open()
+            return 0 if self._took(submission) else self._counters.dropped()
 
     def sent_from_memory(self, sent: Sent) -> bool:
         """Count traces that were sent from memory; return False if a close has taken them out of memory meanwhile."""
@@ -185,27 +177,21 @@ class SharedState:
             self.signals.wait_for_progress(is_done, timeout)
             return have_left()
 
-    def end(self) -> None:
-        """Send no more traces; those in memory are the close's."""
+    def end(self) -> tuple[Submission, ...]:
+        """Send no more traces; return those in memory, which the close takes out with `left_memory`."""
         with self.lock:
             self.signals.end()
             self.queue.put_back()
+            return self.queue.waiting
 
-    def next_of_rest(self) -> Submission | None:
-        """Return the first trace in memory after `end`; None if there is none."""
-        with self.lock:
-            return self.queue.first()
-
-    def left_memory(self, outcome: Outcome) -> int:
-        """Take the first trace out of memory after `end`; return how many traces wait in the spool."""
+    def left_memory(self, outcome: Outcome) -> None:
+        """Take the first trace out of memory, after `end`."""
         with self.lock:
             self.queue.remove_first()
             self._counters.left_memory(outcome)
-            return self._counters.spooled
 
-    def _took(self, submission: Submission, *, may_spill: bool) -> bool:
-        self.signals.check_open()
-        if (may_spill and self.spool.is_spilling) or not self.queue.has_room_for(submission):
+    def _took(self, submission: Submission) -> bool:
+        if not self.queue.has_room_for(submission):
             return False
         submission.since = monotonic()
         self._counters.took()

@@ -1,8 +1,8 @@
 """A trace in the writer's memory: a copy, which later changes of the caller's dicts and lists do not reach.
 
 The copy is one block of bytes: its size is known to the byte, and the caller's objects are released. The documents are
-pickled and not encoded. Pickling takes a fraction of the time; the writer's thread, which no caller waits for, finds out
-whether the documents can be stored exactly. The bytes never leave the process.
+pickled and not encoded. Pickling takes a fraction of the time; the writer's thread, which no caller waits for, finds
+out whether the documents can be stored exactly. The bytes never leave the process.
 """
 
 from __future__ import annotations

@@ -51,8 +51,8 @@ class TraceWriter:
     """Takes traces from any thread and any event loop, and stores them in a thread of its own.
 
     `submit` copies a trace and returns; `stats` says what became of it. Use the writer as a context manager, `with` or
-    `async with`, or close it. An exit of the process and SIGTERM close it, too. A forked child has a new writer, without
-    the traces of its parent.
+    `async with`, or close it. An exit of the process and SIGTERM close it, too. A forked child has a new writer,
+    without the traces of its parent.
 
     Args:
         bind: a synchronous `Engine`, or a `sessionmaker` or another callable that returns a `Session`; see

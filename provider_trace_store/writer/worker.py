@@ -151,9 +151,8 @@ class Worker:
             self._closing.release()
 
     def _keep_rest(self) -> bool:
-        self._state.end()
         dropped = 0
-        while (submission := self._state.next_of_rest()) is not None:
+        for submission in self._state.end():
             outcome = self._kept(submission)
             dropped += outcome == "dropped"
             self._state.left_memory(outcome)

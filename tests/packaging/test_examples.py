@@ -253,6 +253,29 @@ def test_readme_code_runs_from_top_to_bottom(tmp_path: Path) -> None:
     run_python(script, tmp_path)
 
 
+def test_first_readme_example_runs_twice_in_one_folder(tmp_path: Path) -> None:
+    script = tmp_path / "first.py"
+    script.write_text(readme_code()[0], "utf-8")
+    for _ in range(2):
+        run_python(script, tmp_path)
+
+
+def test_readme_code_can_be_pasted_into_pythons_prompt(tmp_path: Path) -> None:
+    """The prompt ends a block at an empty line only, and takes an unindented line before it for an error."""
+    blocks = [code for code in readme_code() if not is_for_env_py(code)]
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-q", "-i"],
+        input="\n".join(blocks),
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+    assert "Error" not in result.stderr
+    assert (tmp_path / "provider_traces.db").exists()
+
+
 def host_config(directory: Path, env_code: str) -> Config:
     """Return the Alembic configuration of a host without tables, whose `env.py` has some code."""
     (directory / "versions").mkdir(parents=True)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import provider_trace_store
+from hatch_build import with_links_for_an_index
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,3 +61,28 @@ def test_every_public_name_exists_and_is_listed_once() -> None:
 
 def test_the_package_says_that_it_has_types() -> None:
     assert (Path(provider_trace_store.__file__).parent / "py.typed").is_file()
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (None, "the `docs/a.md` and the code (`b.py`)"),
+        ("https://host.example/repo/", "the [docs/a.md]({0}/docs/a.md) and [the code]({0}/b.py)"),
+    ],
+)
+def test_readme_links_of_the_package_are_addresses_or_plain_names(source: str | None, expected: str) -> None:
+    readme = (
+        "the [docs/a.md](docs/a.md) and [the code](b.py), [there](https://a.example/x), [below](#b)\n```\n[a](b)\n```\n"
+    )
+    expected = expected.format("https://host.example/repo/blob/v1.0")
+    kept = ", [there](https://a.example/x), [below](#b)\n```\n[a](b)\n```\n"
+    assert with_links_for_an_index(readme, source, "v1.0") == expected + kept
+
+
+def test_every_link_between_pages_leads_to_a_file() -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    links = [
+        (page, target) for page in pages for target in re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", page.read_text("utf-8"))
+    ]
+    assert len(pages) >= 10
+    assert [(page.name, target) for page, target in links if not (page.parent / target).exists()] == []

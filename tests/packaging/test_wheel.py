@@ -5,6 +5,7 @@ They are built and installed in fresh environments, which takes a package index;
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -184,6 +185,14 @@ def test_sdist_holds_what_the_tests_need_and_no_ignored_file(sdist: Path) -> Non
         names = {member.name.removeprefix(root) for member in archive if member.isfile()}
     assert names - {"PKG-INFO"} <= tracked()
     assert names >= tracked("provider_trace_store", "alembic", "tests", "alembic.ini", "pyproject.toml", "LICENSE")
+    assert names >= tracked("docs", "examples", ".ci", "*.md", "Makefile", "hatch_build.py")
+
+
+def test_readme_of_the_wheel_has_no_link_that_only_works_in_a_checkout(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = archive.read(f"provider_trace_store-{__version__}.dist-info/METADATA").decode()
+    assert "\n# provider_trace_store\n" in metadata
+    assert re.findall(r"\]\((?!\w+:|#)[^)\s]+\)", metadata) == []
 
 
 def test_wheel_alone_serves_a_sqlite_file(library: Environment, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import re
 import tomllib
@@ -86,3 +87,15 @@ def test_every_link_between_pages_leads_to_a_file() -> None:
     ]
     assert len(pages) >= 10
     assert [(page.name, target) for page, target in links if not (page.parent / target).exists()] == []
+
+
+def test_every_module_and_name_that_the_page_on_architecture_mentions_exists() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    folders = "|".join(path.parent.name for path in (ROOT / "provider_trace_store").glob("*/__init__.py"))
+    mentioned = set(re.findall(rf"`((?:{folders})/\w[\w.]*)`", page))
+    assert len(mentioned) > 30
+    for place in mentioned:
+        module, *names = place.removesuffix(".py").split(".")
+        found: Any = importlib.import_module(f"provider_trace_store.{module.replace('/', '.')}")
+        for name in names:
+            found = getattr(found, name)

@@ -28,12 +28,12 @@ class ReadmeHook(MetadataHookInterface):
         Args:
             metadata: the table `project` of pyproject.toml.
         """
-        text = (Path(self.root) / "README.md").read_text("utf-8")
+        readme = (Path(self.root) / "README.md").read_text("utf-8")
         source = metadata.get("urls", {}).get("Source")
-        metadata["readme"] = {
-            "content-type": "text/markdown",
-            "text": with_links_for_an_index(text, source, f"v{metadata['version']}"),
-        }
+        text = with_links_for_an_index(readme, source, f"v{metadata['version']}")
+        if source is None:
+            text += "\nThe files that this page names are in the source distribution.\n"
+        metadata["readme"] = {"content-type": "text/markdown", "text": text}
 
 
 def with_links_for_an_index(readme: str, source: str | None, tag: str) -> str:

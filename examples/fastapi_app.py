@@ -139,7 +139,7 @@ async def call_model(call: Call, writer: Writer, settings: Settings, tenant: Ten
 
 @app.get("/writer")
 async def show_writer(writer: Writer) -> dict[str, int]:
-    """Return what became of the traces, for whoever watches over the app."""
+    """Return how many traces are stored, waiting, rejected and dropped, for a monitor of the app."""
     return asdict(writer.stats)
 
 

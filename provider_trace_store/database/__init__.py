@@ -1,1 +1,1 @@
-"""What differs between databases and their drivers."""
+"""The differences between databases and between their drivers."""

@@ -1,18 +1,21 @@
-"""Names of the database's objects in statements that SQLAlchemy does not write."""
+"""SQL that the package writes as text: the names of tables and columns in it, and how SQLAlchemy gets it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sqlalchemy import text
+
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Table
+    from sqlalchemy import Connection, Table, TextClause
     from sqlalchemy.engine import Dialect
 
 
 def quoted(dialect: Dialect, *parts: str | None) -> str:
-    """Return a name as a statement has it, such as `app.provider_traces` or `"My app".provider_traces`.
+    """Return a name as SQL, such as `app.provider_traces` or `"My app".provider_traces`.
 
-    A percent sign stays single. SQLAlchemy's own quoting doubles it, for drivers that take `%` for a parameter.
+    A percent sign stays single. SQLAlchemy's own quoting doubles it for drivers whose parameters begin with `%`; in
+    a value, a log line or a COPY statement the doubled one would be another name.
 
     Args:
         dialect: decides which names need quotation marks.
@@ -22,8 +25,24 @@ def quoted(dialect: Dialect, *parts: str | None) -> str:
 
 
 def quoted_table(connection: Connection, table: Table) -> str:
-    """Return a table's name with the schema that it has on a connection, as `quoted` does."""
+    """Return a table's name as SQL, with the schema that the connection gives it.
+
+    Args:
+        connection: its `schema_translate_map` decides the schema.
+        table: the table.
+    """
     return quoted(connection.dialect, connection.schema_for_object(table), table.name)
+
+
+def without_parameters(sql: str) -> TextClause:
+    """Return SQL as SQLAlchemy's `text`, in which each colon stands for itself.
+
+    In `text`, a colon before a word begins a parameter, even inside a quoted name.
+
+    Args:
+        sql: one statement, with names as `quoted` returns them.
+    """
+    return text(sql.replace(":", "\\:"))
 
 
 def _quoted(dialect: Dialect, name: str) -> str:

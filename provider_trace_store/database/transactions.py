@@ -1,4 +1,4 @@
-"""Savepoints and transactions on a host's connection, whichever driver it has."""
+"""Savepoints and transactions on a host's connection, the same for each driver."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Table
 
-# PQTRANS_IDLE of libpq's PGTransactionStatusType: psycopg itself needs libpq, which not every host has.
+# PQTRANS_IDLE of libpq's PGTransactionStatusType. Written as a number, because importing psycopg fails without libpq,
+# which a host that only uses SQLite need not have.
 _PSYCOPG_IDLE: Final = 0
 
 _Result = TypeVar("_Result")
 
 
 def guarded(action: Callable[[], _Result], connection: Connection, trace_id: str, *tables: Table) -> _Result:
-    """Run an action in a savepoint, and raise an error of the driver's as the error of ours that it means.
+    """Run an action in a savepoint, and replace the driver's error by the package's error for it.
 
-    A function and not a context manager: Python would chain the driver's error, which may repeat a payload, to an
+    A function rather than a context manager: Python chains the driver's error, which may repeat a payload, to any
     error that a context manager raises.
 
     Args:
-        action: may raise errors of ours, which pass through.
-        connection: where the action's statements run.
+        action: runs the statements; errors of this package that it raises pass through.
+        connection: the connection that the action uses.
         trace_id: the trace that is being written, for the error.
         tables: the tables that the action uses; at least one.
 
     Returns:
-        What the action returns.
+        The action's result.
 
     Raises:
         ProviderTraceRejectedError: the database refused a row.
@@ -48,11 +49,11 @@ def guarded(action: Callable[[], _Result], connection: Connection, trace_id: str
 
 @contextmanager
 def savepoint(connection: Connection) -> Iterator[None]:
-    """Run a block so that its failure leaves the transaction before it usable.
+    """Run a block so that the surrounding transaction stays usable if the block fails.
 
-    A connection in the driver's autocommit mode has no transaction to protect and gets no savepoint. Neither
-    does one whose transaction the server has not begun yet: rolled back, it is as it was before, and a commit
-    of one trace takes three round trips instead of five.
+    A connection in the driver's autocommit mode has no transaction to protect, and gets no savepoint. Neither does
+    a transaction that the server has not begun yet: if the block fails, it is rolled back as a whole, and nothing is
+    lost. This saves two of the five round trips that storing and committing one trace would take.
     """
     if in_autocommit(connection):
         yield
@@ -71,9 +72,9 @@ def savepoint(connection: Connection) -> Iterator[None]:
 
 @contextmanager
 def one_transaction(connection: Connection) -> Iterator[None]:
-    """Run a block as one transaction where each statement would commit by itself; elsewhere do nothing.
+    """Run a block as one transaction if the connection is in autocommit mode; otherwise just run it.
 
-    The `executemany` of a driver in autocommit mode may otherwise commit every row.
+    Without it, the `executemany` of a driver in autocommit mode may commit each row by itself.
     """
     if not in_autocommit(connection):
         yield
@@ -83,7 +84,7 @@ def one_transaction(connection: Connection) -> Iterator[None]:
         yield
         connection.exec_driver_sql("COMMIT")
     except BaseException as error:
-        # SQLite's transaction stays open where its commit failed.
+        # After a failed COMMIT, SQLite's transaction is still open.
         _end(connection, error)
         raise
 
@@ -93,15 +94,16 @@ def _end(connection: Connection, error: BaseException) -> None:
         return
     try:
         connection.exec_driver_sql("ROLLBACK")
-    except Exception:  # noqa: BLE001  (as in `_roll_back`)
+    except Exception:  # noqa: BLE001  # as in `_roll_back`
         connection.invalidate(error)
 
 
 def in_autocommit(connection: Connection) -> bool:
-    """Say whether the next statement commits by itself: the host has set up its driver so, and has begun nothing.
+    """Return whether the next statement commits by itself: the driver is in autocommit mode and no transaction is open.
 
     Args:
-        connection: a connection in SQLAlchemy's transaction, where hosts that begin SQLite's by an event have.
+        connection: a connection in SQLAlchemy's transaction. Hosts that begin SQLite's transaction in an event handler
+            have begun it by then.
     """
     driver_connection: Any = connection.connection.driver_connection
     if connection.dialect.name == "sqlite":
@@ -118,7 +120,7 @@ def in_autocommit(connection: Connection) -> bool:
 
 
 def _is_idle(connection: Connection) -> bool:
-    """Say whether the server knows of no transaction yet; only of psycopg is that known."""
+    """Return whether the server has not begun a transaction yet; False for drivers that do not report it."""
     if connection.dialect.driver != "psycopg":
         return False
     driver_connection: Any = connection.connection.driver_connection
@@ -130,20 +132,20 @@ def _roll_back(connection: Connection, error: BaseException) -> None:
         return
     try:
         connection.dialect.do_rollback(connection.connection)
-    except Exception:  # noqa: BLE001  (whatever it is, the error of the block is what the caller must see)
-        # The connection is lost, or still at what was cancelled: the host rolls back, and gets another.
+    except Exception:  # noqa: BLE001  # the caller must see the block's error, not this one
+        # The connection is lost, or still busy with a cancelled statement. The host's rollback then gets a new one.
         connection.invalidate(error)
 
 
 def begin_on_sqlite(connection: Connection, statement: str = "BEGIN") -> None:
-    """Begin a transaction on SQLite where none is open; do nothing on another database.
+    """Begin a transaction on SQLite if none is open; do nothing on other databases.
 
-    Python's driver begins one only before an INSERT, UPDATE or DELETE. A savepoint that is opened before
-    would be the transaction itself, and its release a commit behind the host's back.
+    Python's driver begins one only before an INSERT, UPDATE or DELETE. A savepoint outside of a transaction is a
+    transaction itself, and its release would commit without the host's knowledge.
 
     Args:
         connection: a connection of any database.
-        statement: `BEGIN`, or `BEGIN IMMEDIATE` to wait for the only writer's place at once.
+        statement: `BEGIN`, or `BEGIN IMMEDIATE` to take SQLite's write lock at once.
     """
     if connection.dialect.name != "sqlite":
         return

@@ -1,1 +1,1 @@
-"""Writes: one row or many, by the same rules."""
+"""Writing traces: one row or many, by the same rules."""

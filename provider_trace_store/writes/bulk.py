@@ -1,21 +1,23 @@
-"""Many traces at the speed of COPY, by the rules of one: what `create_many` does.
+"""`create_many`: many traces at the speed of COPY, each with the result that `create` would have.
 
-A chunk of traces is one statement. Where it fails, the ids are looked up, and those that are stored already are
-compared and set aside; where none is, the chunk is split, until the rows that the database refuses stand alone.
+One statement inserts a chunk of traces. If it fails, the ids that are already stored are looked up: their rows are
+compared with the stored ones, counted as unchanged or as a conflict, and the rest is inserted again. If none of the
+ids is stored, the chunk is split into parts, which are inserted one after the other, until each row that the database
+refuses is in a part of its own and is rejected alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from provider_trace_store.database.drivers import (
     blames_a_row,
+    copy_line_of,
     errors_of,
     is_unsupported,
     may_be_duplicate,
-    place_of,
     write_error,
 )
 from provider_trace_store.database.transactions import savepoint
@@ -23,36 +25,33 @@ from provider_trace_store.errors import (
     ProviderTraceConflictError,
     ProviderTraceRejectedError,
     ProviderTraceStoreError,
-    TraceEncodingError,
-    TraceTooLargeError,
 )
 from provider_trace_store.schemas import ProviderTrace
+from provider_trace_store.writes.chunks import Chunk, windows_of
 from provider_trace_store.writes.inserts import can_copy, copy_in, insert_many
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sqlalchemy import Connection
 
     from provider_trace_store.tables.rows import Row, RowMaker
     from provider_trace_store.writes.single import Found, RowStore
 
-# Where a statement is cut. Larger ones are no faster, and each must fit into memory and fail as a whole.
-MAX_ROWS = 1000
-MAX_BYTES = 4 * 2**20
-_IDS_ARE_TAKEN: Final = Exception("some of the ids are taken")
-# Into how many parts a refused chunk is split: more parts repeat less work, fewer need fewer statements.
+# Takes the place of the driver's error if a look before the insert finds one of the ids stored.
+_ID_IS_STORED: Final = Exception("at least one of the ids is already stored")
+# Number of parts that refused rows are split into. More parts repeat less work; fewer parts need fewer statements.
 _PARTS: Final = 4
-# How often, for a chunk, it is cut where the server says.
+# How often a chunk is cut at the row that the server names, before it is cut into even parts.
 _HINTS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedTrace:
-    """A trace that was not stored, and why.
+    """A trace that was not stored, and the reason.
 
     Args:
-        trace_id: which.
+        trace_id: the trace's id.
         error: `ProviderTraceConflictError`, `TraceEncodingError`, `TraceTooLargeError` or
             `ProviderTraceRejectedError`.
     """
@@ -63,11 +62,11 @@ class RejectedTrace:
 
 @dataclass(frozen=True, slots=True)
 class BulkResult:
-    """What became of the traces of one `create_many`; the three together are as many as were given.
+    """The result of one `create_many`; each trace counts once, in one of the three fields.
 
     Args:
-        created: how many were written.
-        unchanged: how many were stored already, with the same content.
+        created: number of traces that were written.
+        unchanged: number of traces that were already stored with the same content.
         rejected: one entry for each trace that was not stored.
     """
 
@@ -80,32 +79,33 @@ _Source = TypeVar("_Source")
 
 
 def parts_of(rows: Sequence[_Source]) -> list[Sequence[_Source]]:
-    """Cut rows that a statement or a transaction was refused for into at most four parts, in their order."""
+    """Split rows that a statement or a transaction failed with into at most four even parts, in the same order."""
     step = -(-len(rows) // _PARTS)
     return [rows[start : start + step] for start in range(0, len(rows), step)]
 
 
 def create_many(store: RowStore, maker: RowMaker, traces: Iterable[ProviderTrace]) -> BulkResult:
-    """Store traces as `create` would one after the other, a statement for many.
+    """Store traces with the results of one `create` after the other, but many rows in one statement.
 
     Args:
-        store: where.
-        maker: makes their rows.
-        traces: read a chunk at a time, and never while a statement runs unless it is a list or a tuple.
+        store: the table that gets the traces.
+        maker: makes the row of a trace.
+        traces: read a chunk at a time. Only a list or a tuple is read while a statement runs: an iterator of the
+            host's may itself use the session.
 
     Raises:
         ProviderTraceUnavailableError: the database could not store a chunk now.
         TableMissingError: the database has not been migrated.
-        TypeError: one of them is no `ProviderTrace`.
+        TypeError: one of the traces is not a `ProviderTrace`.
     """
 
     def make(trace: ProviderTrace) -> Row:
-        # Pydantic has an isinstance of its own, in Python.
+        # The comparison of types is only for speed: isinstance with a Pydantic class runs Python code.
         if type(trace) is not ProviderTrace and not isinstance(trace, ProviderTrace):
             raise TypeError(f"create_many takes ProviderTrace, not {type(trace).__name__}")
         return maker.make(trace)
 
-    return _Call(store, make).write(traces)
+    return _BulkWrite(store, make).write(traces)
 
 
 def create_rows(
@@ -114,20 +114,21 @@ def create_rows(
     make: Callable[[_Source], Row],
     on_rejected: Callable[[Row | _Source, ProviderTraceStoreError], None],
 ) -> BulkResult:
-    """Store rows of any number of organizations, by the rules of `create_many`, whose errors it has.
+    """Store the rows of any number of organizations by the rules of `create_many`, with the same errors.
 
     Args:
-        store: where.
-        sources: of the rows, each with an `id`.
-        make: makes a row of one, while the database writes; TraceEncodingError or TraceTooLargeError where it cannot.
-        on_rejected: called with each that was not stored, as its row where one could be made; the transaction may
-            still be rolled back.
+        store: the table that gets the rows.
+        sources: objects that rows are made of, each with an `id`.
+        make: makes the row of a source, while the database writes others; raises TraceEncodingError or
+            TraceTooLargeError if the source cannot be stored.
+        on_rejected: called for each source that was not stored, with its row (or the source itself if no row could
+            be made) and the reason. The transaction may still be rolled back.
     """
-    return _Call(store, make, on_rejected).write(sources)
+    return _BulkWrite(store, make, on_rejected).write(sources)
 
 
-class _Call:
-    """One call: what is counted so far, and how a chunk is written."""
+class _BulkWrite:
+    """One call of `create_many` or `create_rows`: writes the chunks and keeps the counts."""
 
     def __init__(
         self,
@@ -141,30 +142,28 @@ class _Call:
         self._store = store
         self._make = make
         self._on_rejected = on_rejected
-        # A batch that is sent again is sent again as a whole: once an id was taken, look before writing.
+        # A retry usually sends a whole batch again: after the first stored id, look before each insert.
         self._looks_first = store.kind.takes_an_id_twice
         self._hints_left = 0
-        self._copies = True
+        self._uses_copy = True
 
     def write(self, traces: Iterable[Any]) -> BulkResult:
-        """Write all traces, a window of at most `MAX_ROWS` at a time, cut into chunks by their size."""
-        # A list that another task changes meanwhile would lose traces.
-        windows = _slices(tuple(traces)) if type(traces) in {list, tuple} else _pulls(iter(traces))
-        for window in windows:
-            chunk = _Chunk(self._make, window)
+        """Write all traces and return the counts."""
+        for window in windows_of(traces):
+            chunk = Chunk(self._make, window)
             while chunk.begin():
                 self._write_chunk(chunk)
                 for trace, error in chunk.rejected:
-                    # Made around the schema, it may have no id at all.
+                    # A trace that bypassed the schema's checks may have no id.
                     self._reject(str(getattr(trace, "id", "")), error, trace)
         return BulkResult(self._created, self._unchanged, tuple(self._rejected))
 
-    def _write_chunk(self, chunk: _Chunk) -> None:
+    def _write_chunk(self, chunk: Chunk) -> None:
         ids = chunk.ids_ahead() if self._looks_first else None
         making = iter(chunk)
         if (first := next(making, None)) is None:
             return
-        # An iterator of the host's may use the session, and must be done when the statement begins.
+        # An iterator of the host's may use the session, so it must be read before the statement begins.
         rows: Iterable[Row] = chain((first,), making)
         if not chunk.is_listed or (self._looks_first and ids is None):
             rows = [*rows]
@@ -172,13 +171,13 @@ class _Call:
         connection = self._store.connect(first.trace_id)
         outcome = self._attempt(connection, rows, ids)
         for _ in making:
-            """What a statement that failed half-way has left."""
+            pass  # the failed statement did not read them all; `chunk.rows` must be complete
         self._hints_left = _HINTS
-        self._settle(connection, chunk.rows, outcome)
-        self._write_again(connection, chunk.again)
+        self._finish(connection, chunk.rows, outcome)
+        self._write_repeats(connection, chunk.repeats)
 
-    def _write_again(self, connection: Connection, rows: Sequence[Row]) -> None:
-        """Write rows whose ids stood in the chunk before: another is stored now, or was refused."""
+    def _write_repeats(self, connection: Connection, rows: Sequence[Row]) -> None:
+        """Write rows whose id an earlier row of the chunk has: that row is stored by now, or was refused."""
         while rows:
             firsts: dict[str, Row] = {}
             rest = self._without_stored(connection, rows)
@@ -189,42 +188,48 @@ class _Call:
         if len(rows) == 1:
             self._insert_one(rows[0])
         elif rows:
-            self._settle(connection, rows, self._attempt(connection, rows))
+            self._finish(connection, rows, self._attempt(connection, rows))
 
-    def _settle(self, connection: Connection, rows: Sequence[Row], outcome: int | Exception) -> None:
+    def _finish(self, connection: Connection, rows: Sequence[Row], outcome: int | Exception) -> None:
         if isinstance(outcome, Exception):
             self._recover(connection, rows, outcome)
         else:
             self._count_written(connection, rows, outcome)
 
     def _attempt(self, connection: Connection, rows: Iterable[Row], ids: list[str] | None = None) -> int | Exception:
-        """Insert rows whose ids differ, and return how many were (-1 if the driver does not say).
+        """Insert rows with different ids in one statement.
 
-        Or return why it could not be, with the transaction as it was before.
+        Args:
+            connection: the session's connection.
+            rows: read while the statement runs.
+            ids: the ids to look for before the insert; None to insert without a look.
+
+        Returns:
+            The number of inserted rows, or -1 if the driver does not report it. If the statement failed, the driver's
+            error; the transaction is then rolled back to the state before the statement.
         """
         store = self._store
         try:
             with savepoint(connection):
                 if ids and store.is_any_stored(connection, ids):
-                    return _IDS_ARE_TAKEN
-                insert = copy_in if self._copies and can_copy(connection) else insert_many
+                    return _ID_IS_STORED
+                insert = copy_in if self._uses_copy and can_copy(connection) else insert_many
                 return insert(connection, store.kind, rows)
         except errors_of(connection) as error:
             return error
 
     def _recover(self, connection: Connection, rows: Sequence[Row], failure: Exception) -> None:
-        """Store those of the rows that can be, after the statement for all of them failed."""
-        if self._copies and is_unsupported(failure):
-            # Such as under row-level security: PostgreSQL's page on COPY, "Notes".
-            self._copies = False
+        """Store the rows that can be stored, after the statement for all of them failed."""
+        if self._uses_copy and is_unsupported(failure):
+            # Such as a table with row-level security: see "Notes" on PostgreSQL's page about COPY.
+            self._uses_copy = False
             self._insert(connection, rows)
             return
-        if failure is not _IDS_ARE_TAKEN and not blames_a_row(failure):
-            error = write_error(failure, rows[0].trace_id, connection, self._store.kind.table)
-            raise error
-        if failure is _IDS_ARE_TAKEN or may_be_duplicate(failure):
+        if failure is not _ID_IS_STORED and not blames_a_row(failure):
+            raise write_error(failure, rows[0].trace_id, connection, self._store.kind.table)
+        if failure is _ID_IS_STORED or may_be_duplicate(failure):
             rest = self._without_stored(connection, rows)
-            if failure is _IDS_ARE_TAKEN or len(rest) < len(rows):
+            if failure is _ID_IS_STORED or len(rest) < len(rows):
                 self._looks_first = True
                 self._insert(connection, rest)
                 return
@@ -232,12 +237,13 @@ class _Call:
             self._insert(connection, part)
 
     def _parts(self, rows: Sequence[Row], failure: Exception) -> list[Sequence[Row]]:
-        """Cut refused rows where the server says that the one to blame is, or else evenly."""
-        place = place_of(failure, self._store.kind.table)
-        if place is not None and 1 <= place <= len(rows) and self._hints_left:
-            # Each costs the rest of the rows another attempt: with many to blame, even parts find them sooner.
+        """Split refused rows around the row that the server names, or into even parts if it names none."""
+        line = copy_line_of(failure, self._store.kind.table)
+        if line is not None and 1 <= line <= len(rows) and self._hints_left:
+            # Each such cut sends the rows behind the line once more. If many rows are refused, even parts find them
+            # sooner.
             self._hints_left -= 1
-            return [rows[: place - 1], rows[place - 1 : place], rows[place:]]
+            return [rows[: line - 1], rows[line - 1 : line], rows[line:]]
         return parts_of(rows)
 
     def _insert_one(self, row: Row) -> None:
@@ -250,7 +256,7 @@ class _Call:
             self._unchanged += stored is not None
 
     def _without_stored(self, connection: Connection, rows: Sequence[Row]) -> list[Row]:
-        """Settle those of the rows whose id is taken, and return the others."""
+        """Count or reject the rows whose id is already stored, and return the others."""
         rest = []
         for row, found in zip(rows, self._find(connection, rows), strict=True):
             if found is None:
@@ -262,7 +268,7 @@ class _Call:
         return rest
 
     def _count_written(self, connection: Connection, rows: Sequence[Row], count: int) -> None:
-        """Count what a statement wrote: all rows, unless triggers of the host's skipped some."""
+        """Count the rows that a statement wrote: all of them, unless a trigger of the host's skipped some."""
         if count in {len(rows), -1}:
             self._created += len(rows)
             return
@@ -272,89 +278,11 @@ class _Call:
             else:
                 self._created += 1
 
-    def _reject(self, trace_id: str, error: ProviderTraceStoreError, what: object) -> None:
-        # The traceback would keep a chunk of traces in memory for as long as the result lives, payloads and all.
+    def _reject(self, trace_id: str, error: ProviderTraceStoreError, source: object) -> None:
+        # The traceback refers to the chunk's traces, which would stay in memory as long as the result does.
         self._rejected.append(RejectedTrace(trace_id, error.with_traceback(None)))
         if self._on_rejected is not None:
-            self._on_rejected(what, error)
+            self._on_rejected(source, error)
 
     def _find(self, connection: Connection, rows: Sequence[Row]) -> list[Found | None]:
         return self._store.guarded(lambda: self._store.find(connection, rows), connection, rows[0].trace_id)
-
-
-class _Chunk:
-    """The rows of one statement, made while they are read, and what was set aside on the way.
-
-    Args:
-        make: makes them.
-        window: the traces; a chunk after the first one begins where the one before was full.
-    """
-
-    def __init__(self, make: Callable[[Any], Row], window: Iterable[Any]) -> None:
-        self.is_listed = isinstance(window, tuple)
-        self.rows: list[Row] = []
-        self.again: list[Row] = []
-        self.rejected: list[tuple[object, ProviderTraceStoreError]] = []
-        self._make = make
-        self._window: Iterable[Any] | None = window
-        self._traces = iter(window)
-        self._next: Row | None = None
-        self._is_read = False
-
-    def begin(self) -> bool:
-        """Begin the next chunk; say whether there is one."""
-        if self._is_read:
-            return False
-        self.rows, self.again, self.rejected = [], [], []
-        return True
-
-    def ids_ahead(self) -> list[str] | None:
-        """Return at least the ids of a chunk that was not read yet, or None where nobody knows them."""
-        if not self.is_listed or self._window is None:
-            return None
-        try:
-            ids = [trace.id for trace in self._window]
-            joined = "".join(ids)
-        except (AttributeError, TypeError):
-            # Made around the schema; reading the chunk will say so.
-            return None
-        return ids if joined.isascii() and "\0" not in joined else None
-
-    def __iter__(self) -> Iterator[Row]:
-        rows, make = self.rows, self._make
-        ids: set[str] = set()
-        size = 0
-        if (row := self._next) is not None:
-            self._next = None
-            size = row.size
-            ids.add(row.trace_id)
-            rows.append(row)
-            yield row
-        for trace in self._traces:
-            try:
-                row = make(trace)
-            except (TraceEncodingError, TraceTooLargeError) as error:
-                self.rejected.append((trace, error))
-                continue
-            trace_id, _, row_size = row
-            size += row_size
-            if size > MAX_BYTES and ids:
-                self._next = row
-                self._window = None
-                return
-            if trace_id in ids:
-                self.again.append(row)
-                continue
-            ids.add(trace_id)
-            rows.append(row)
-            yield row
-        self._is_read = True
-
-
-def _slices(traces: tuple[Any, ...]) -> Iterator[Iterable[Any]]:
-    return (traces[start : start + MAX_ROWS] for start in range(0, len(traces), MAX_ROWS))
-
-
-def _pulls(traces: Iterator[Any]) -> Iterator[Iterable[Any]]:
-    for first in traces:
-        yield chain((first,), islice(traces, MAX_ROWS - 1))

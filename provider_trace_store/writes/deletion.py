@@ -1,4 +1,4 @@
-"""Soft deletion: a row is marked, and no read returns it any more."""
+"""Soft deletion: a row is marked as deleted, and no read returns it any more."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def mark(session: Session, trace_id: str, *, organization_id: str, actor_id: str
     """Mark a trace as deleted or as not deleted, in each table that has it.
 
     Args:
-        session: the host's.
+        session: the host's session.
         trace_id: any text.
         organization_id: the tenant that owns the trace.
         actor_id: who makes the change; None keeps the row's `last_updated_by_id`.

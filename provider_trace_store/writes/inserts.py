@@ -1,8 +1,9 @@
-"""The fast insert paths: many rows in one statement, on a connection of the host's.
+"""The inserts: one row, or many in one statement, on a connection of the host's.
 
-psycopg, in both forms, gets PostgreSQL's COPY. Its binary format is the faster: the server has nothing to unescape.
-Only metadata whose rows are still being made goes in its text format: of that, the server inserts every 64 KB
-meanwhile, where it keeps up to 1,000 binary rows until it has them all. Other drivers get their `executemany`.
+Many rows go through PostgreSQL's COPY if the driver is psycopg, synchronous or asynchronous, and through `executemany`
+otherwise. COPY's binary format is the faster one, because the server has nothing to unescape. There is one exception:
+metadata rows that are still being made go in the text format. The server inserts text every 64 KB, while further rows
+are made; of binary rows it collects up to 1,000 before it inserts any.
 """
 
 from __future__ import annotations
@@ -29,43 +30,43 @@ if TYPE_CHECKING:
     from provider_trace_store.tables.kinds import Kind
     from provider_trace_store.tables.rows import Row
 
-# What psycopg is told of the columns: a document goes as the bytes of its stored text.
+# PostgreSQL's type for each type of column, as COPY is told. A document is sent as the bytes of its stored text.
 _TYPES: Final = ((ExactJSON, "bytea"), (String, "text"), (UtcDateTime, "timestamptz"), (Boolean, "bool"))
 _Dumpers = tuple[tuple[str, type["Dumper"]], ...]
-# How much is encoded on an event loop before others get their turn.
+# On an event loop, other tasks get a turn after this many bytes were encoded.
 _BYTES_A_TURN: Final = 2**17
 
 
 def insert_one(connection: Connection, kind: Kind, row: Row) -> int:
-    """Insert a row; where it fails, the transaction outside of a savepoint fails with it.
+    """Insert a row.
 
     Args:
-        connection: where.
+        connection: in a savepoint, because on PostgreSQL a failed statement aborts the transaction.
         kind: the table.
-        row: what to insert.
+        row: the row to insert.
 
     Returns:
-        How many were inserted, or -1 if the driver does not say.
+        The number of inserted rows, or -1 if the driver does not report it.
 
     Raises:
-        DBAPIError: the driver's, as SQLAlchemy wraps it.
+        DBAPIError: the driver's error, as SQLAlchemy wraps it.
     """
     return connection.execute(_insert(kind), _parameters(kind, row)).rowcount
 
 
 def insert_many(connection: Connection, kind: Kind, rows: Iterable[Row]) -> int:
-    """Insert rows with the driver's `executemany`; it fails as a whole, as `copy_in` does.
+    """Insert rows with the driver's `executemany`: all of them, or none if one fails.
 
     Args:
-        connection: where.
+        connection: in a savepoint, because on PostgreSQL a failed statement aborts the transaction.
         kind: the table.
         rows: at least one.
 
     Returns:
-        How many were inserted, or -1 if the driver does not say.
+        The number of inserted rows, or -1 if the driver does not report it.
 
     Raises:
-        Exception: the driver's, as SQLAlchemy wraps it or bare: one of `drivers.errors_of`.
+        Exception: the driver's error, one of the classes that `drivers.errors_of` returns.
     """
     parameters = [_parameters(kind, row) for row in rows]
     with one_transaction(connection):
@@ -73,19 +74,20 @@ def insert_many(connection: Connection, kind: Kind, rows: Iterable[Row]) -> int:
 
 
 def can_copy(connection: Connection) -> bool:
-    """Say whether `copy_in` works on a connection, as far as can be known before."""
+    """Return whether `copy_in` can be tried on a connection; the server may still refuse COPY for the table or role."""
     if connection.dialect.driver != "psycopg":
         return False
-    # The server takes what a binary COPY sends for text in the session's encoding.
+    # The server reads the text in a binary COPY in the session's encoding, and the rows are UTF-8.
     driver_connection: Any = connection.connection.driver_connection
     return bool(driver_connection.info.encoding == "utf-8")
 
 
 def copy_in(connection: Connection, kind: Kind, rows: Iterable[Row]) -> int:
-    """Insert rows with COPY; arguments, result and errors as `insert_many`.
+    """Insert rows with COPY; result and errors are those of `insert_many`.
 
     Args:
-        connection: of psycopg; nothing else may use it until the last row was taken.
+        connection: a connection for which `can_copy` holds, in a savepoint. Nothing else may use it while the rows are
+            read.
         kind: the table.
         rows: at least one; read while the statement runs.
     """
@@ -114,12 +116,12 @@ class _Copy(NamedTuple):
 
 @cache
 def _insert(kind: Kind) -> Insert:
-    # What SQLAlchemy otherwise keeps for UPDATE and DELETE only.
+    # Without the option, SQLAlchemy keeps the number of rows for UPDATE and DELETE only.
     return insert(kind.table).execution_options(preserve_rowcount=True)
 
 
 def _parameters(kind: Kind, row: Row) -> dict[str, Any]:
-    """Return an INSERT's parameters, documents as `ExactJSON` binds them."""
+    """Return the parameters of an INSERT, with documents in the form that the type `ExactJSON` takes."""
     return {
         column: Encoded(value, "utf-8") if type(value) is bytes else value
         for column, value in zip(kind.row_columns, row.values, strict=True)
@@ -157,21 +159,21 @@ async def _copy_async(connection: AsyncConnection[Any], what: _Copy) -> int:
 
 
 def _register(cursor: Cursor[Any] | AsyncCursor[Any], dumpers: _Dumpers) -> None:
-    """See to it that types the host adapts in its own way on its connection are not, here."""
+    """Use psycopg's own adapters for this cursor, whatever adapters the host has set on the connection."""
     for python_type, dumper in dumpers:
         cursor.adapters.register_dumper(python_type, dumper)
 
 
 @cache
 def _dumpers(form: str) -> _Dumpers:
-    # psycopg needs libpq, which a host that only uses SQLite need not have.
+    # Imported here, because importing psycopg fails without libpq, which a host that only uses SQLite need not have.
     from psycopg.adapt import Dumper  # noqa: PLC0415  # see above
     from psycopg.types.bool import BoolBinaryDumper, BoolDumper  # noqa: PLC0415  # see above
     from psycopg.types.datetime import DatetimeBinaryDumper, DatetimeDumper  # noqa: PLC0415  # see above
-    from psycopg.types.string import BytesBinaryDumper, BytesDumper, StrBinaryDumper, StrDumper  # noqa: PLC0415
+    from psycopg.types.string import BytesBinaryDumper, BytesDumper, StrBinaryDumper, StrDumper  # noqa: PLC0415  # see above
 
-    class AsItIs(Dumper):
-        """Sends bytes as text."""
+    class TextBytesDumper(Dumper):
+        """Sends bytes unchanged, as text."""
 
         oid = BytesDumper.oid
 
@@ -187,7 +189,7 @@ def _dumpers(form: str) -> _Dumpers:
         )
     return (
         ("builtins.str", StrDumper),
-        ("builtins.bytes", AsItIs),
+        ("builtins.bytes", TextBytesDumper),
         ("builtins.bool", BoolDumper),
         ("datetime.datetime", DatetimeDumper),
     )

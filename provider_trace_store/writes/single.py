@@ -1,4 +1,4 @@
-"""What is stored under an id, and one row more: the rules that a single write and a bulk write share."""
+"""Inserts one row, or compares it with the row stored under its id: the rules shared by `create` and `create_many`."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ if TYPE_CHECKING:
     from provider_trace_store.tables.rows import Row
 
 
-# How much of stored bodies is read at a time, to be compared.
+# Stored documents are read for comparison in parts of at most this many bytes, or one row if it has more.
 _BYTES_AT_ONCE: Final = 4 * 2**20
 
 _Result = TypeVar("_Result")
 
 
 class Found(NamedTuple):
-    """What is stored under the id of a row.
+    """A stored row that has the id of a new row.
 
     Args:
-        head: without its documents.
-        is_same: whether it is the row, stored already: of this organization, not deleted, with the same content.
+        head: the stored row without its documents.
+        is_same: whether both are the same trace: the stored row has the same organization and content, and is not
+            deleted.
     """
 
     head: StoredRow[Any]
@@ -49,10 +50,10 @@ class Found(NamedTuple):
 
 
 class RowStore:
-    """One table of one organization, on a session of the host's.
+    """Writes rows into one of the two tables, on a session of the host's.
 
     Args:
-        session: the host's.
+        session: the host's session.
         kind: the table.
     """
 
@@ -61,21 +62,24 @@ class RowStore:
         self.kind = kind
 
     def connect(self, trace_id: str) -> Connection:
-        """Return the session's connection, for the write of a trace; see `connect`."""
+        """Return the session's connection for this table; arguments and errors as the function `connect`."""
         return connect(self._session, self.kind, trace_id)
 
     def guarded(self, action: Callable[[], _Result], connection: Connection, trace_id: str) -> _Result:
-        """Run an action on the table in a savepoint; arguments, result and errors as `transactions.guarded`."""
+        """Run an action on this table in a savepoint; arguments, result and errors as `transactions.guarded`."""
         return guarded(action, connection, trace_id, self.kind.table)
 
     def insert(self, row: Row) -> StoredRow[Any] | None:
-        """Insert a row, or find it stored.
+        """Insert a row, unless it is already stored with the same content.
+
+        Args:
+            row: the row to insert.
 
         Returns:
-            The stored row where there is one with the same content, else None: the row was inserted.
+            None if the row was inserted, else the stored row.
 
         Raises:
-            ProviderTraceConflictError: the id is taken by other content.
+            ProviderTraceConflictError: the id is stored with other content.
             ProviderTraceRejectedError: the database refused the row.
             ProviderTraceUnavailableError: the database could not store it now.
             TableMissingError: the database has not been migrated.
@@ -88,11 +92,11 @@ class RowStore:
         return self.guarded(lambda: self._same_after(rejection, connection, row), connection, row.trace_id)
 
     def is_any_stored(self, connection: Connection, trace_ids: list[str]) -> bool:
-        """Say whether any of the ids is taken.
+        """Return whether any of the ids is stored, in any organization.
 
         Args:
-            connection: where, in a savepoint of the caller's.
-            trace_ids: of at most one statement's rows.
+            connection: the session's connection, in a savepoint.
+            trace_ids: at least one, and no more than one statement has rows.
         """
         if are_of_one_form(trace_ids) and self._order_is_plain(connection):
             ends = {"lowest": min(trace_ids), "highest": max(trace_ids)}
@@ -102,39 +106,39 @@ class RowStore:
         return connection.execute(statements.any_stored_under(self.kind, lookup), parameters).first() is not None
 
     def find(self, connection: Connection, rows: Sequence[Row]) -> list[Found | None]:
-        """Return, for each row, what is stored under its id, by whomever; None where the id is free.
+        """Return, for each row, the stored row with its id, of any organization; None if the id is not stored.
 
-        Bodies are read only where all else is the same, and a few MB at a time, as it is not known how large they
-        are.
+        Stored documents are read only for rows that are the same in all other fields, and a few MB at a time, because
+        they may be large.
 
         Args:
-            connection: where, in a savepoint of the caller's.
-            rows: of at most one statement.
+            connection: the session's connection, in a savepoint.
+            rows: at least one, and no more than one statement has.
         """
         heads: defaultdict[str, list[StoredRow[Any]]] = defaultdict(list)
         lookup, parameters = look_up({row.trace_id for row in rows}, connection.dialect.name)
         for head in connection.execute(statements.heads_under(self.kind, lookup), parameters):
             heads[head.id].append(head)
         found: list[Found | None] = []
-        alike = []
+        candidates = []
         for row in rows:
-            taken = heads.get(row.trace_id)
-            found.append(Found(taken[0], is_same=False) if taken else None)
-            for head in taken or ():
+            stored_heads = heads.get(row.trace_id)
+            found.append(Found(stored_heads[0], is_same=False) if stored_heads else None)
+            for head in stored_heads or ():
                 if not self.kind.layout.has_same_texts(row, head):
                     continue
                 if head.size or self.kind.layout.has_documents(row):
-                    alike.append((len(found) - 1, row, head))
+                    candidates.append((len(found) - 1, row, head))
                 else:
                     found[-1] = Found(head, is_same=True)
-        for part in _parts_by_size(alike):
+        for part in _parts_by_size(candidates):
             lookup, parameters = look_up({row.trace_id for _, row, _ in part}, connection.dialect.name)
             result = connection.execute(statements.documents_under(self.kind, lookup), parameters)
             documents = {(stored.id, stored.created_at): stored for stored in result}
-            for place, row, head in part:
+            for index, row, head in part:
                 stored = documents.get((head.id, head.created_at))
                 if stored is not None and self.kind.layout.has_same_documents(row, stored):
-                    found[place] = Found(head, is_same=True)
+                    found[index] = Found(head, is_same=True)
         return found
 
     def _order_is_plain(self, connection: Connection) -> bool:
@@ -148,12 +152,12 @@ class RowStore:
             return stored
         count = insert_one(connection, self.kind, row)
         if count == 0 and not self._same(connection, row):
-            # A trigger of the host's skipped it.
+            # A trigger of the host's skipped the row.
             raise ProviderTraceRejectedError(row.trace_id)
         return None
 
     def _same_after(self, rejection: ProviderTraceRejectedError, connection: Connection, row: Row) -> StoredRow[Any]:
-        """Return the stored row that is the one that was rejected, or raise what the rejection means."""
+        """Return the stored row if a rejected row is already stored, else raise the error for the rejection."""
         if stored := self._same(connection, row):
             return stored
         if self._is_hidden_duplicate(rejection, connection):
@@ -161,7 +165,7 @@ class RowStore:
         raise rejection
 
     def _same(self, connection: Connection, row: Row) -> StoredRow[Any] | None:
-        """Return the stored row that is this one, None where the id is free, or raise where it is another's."""
+        """Return the stored row if it is the same trace, None if the id is not stored, and raise for other content."""
         found = self.find(connection, [row])[0]
         if found is None:
             return None
@@ -170,9 +174,10 @@ class RowStore:
         raise ProviderTraceConflictError(row.trace_id)
 
     def _is_hidden_duplicate(self, failure: ProviderTraceRejectedError, connection: Connection) -> bool:
-        """Say whether a concurrent transaction stored the id after this one's snapshot (REPEATABLE READ).
+        """Return whether a duplicate was refused that this transaction cannot see.
 
-        Some distributed engines report the violation without the constraint.
+        Under REPEATABLE READ, a concurrent transaction may store the id after this one's snapshot. Some distributed
+        engines report the violation without the constraint's name.
         """
         return failure.sqlstate == UNIQUE_VIOLATION and failure.constraint in {
             None,
@@ -181,17 +186,17 @@ class RowStore:
 
 
 def connect(session: Session, kind: Kind, trace_id: str) -> Connection:
-    """Return the connection that a session uses for a table, after what the host has pending was written.
+    """Flush the host's pending objects, and return the connection that the session uses for a table.
 
     Args:
-        session: the host's.
+        session: the host's session.
         kind: the table.
         trace_id: the trace to be written, for the error.
 
     Raises:
-        ProviderTraceUnavailableError: there is none to be had.
+        ProviderTraceUnavailableError: no connection could be opened.
     """
-    # What goes wrong with the host's own objects is the host's error, not ours.
+    # Outside of the try: an error of the host's own objects is the host's, and is not translated.
     session.flush()
     try:
         return session.connection(bind_arguments={"mapper": kind.record})
@@ -200,17 +205,19 @@ def connect(session: Session, kind: Kind, trace_id: str) -> Connection:
     raise failure
 
 
-_Alike = tuple[int, "Row", "StoredRow[Any]"]
+# The index of a row, the row, and the head of a stored row that is the same in all fields but the documents.
+_Candidate = tuple[int, "Row", "StoredRow[Any]"]
 
 
-def _parts_by_size(alike: list[_Alike]) -> Iterator[list[_Alike]]:
-    part: list[_Alike] = []
+def _parts_by_size(candidates: list[_Candidate]) -> Iterator[list[_Candidate]]:
+    part: list[_Candidate] = []
     size = 0
-    for one in alike:
-        size += one[2].size
+    for candidate in candidates:
+        stored_size = candidate[2].size
+        size += stored_size
         if part and size > _BYTES_AT_ONCE:
             yield part
-            part, size = [], one[2].size
-        part.append(one)
+            part, size = [], stored_size
+        part.append(candidate)
     if part:
         yield part

@@ -1,6 +1,7 @@
-"""The look-ups of the writes: what is stored under the ids of new traces.
+"""The SELECT statements of the writes: they find the rows stored under the ids of new traces.
 
-None of these statements has a tenant: their results are for comparing and never for returning.
+An id is unique over all organizations, so none of these statements filters by one. Their results are only compared
+with new rows, and never returned to a caller.
 """
 
 from __future__ import annotations
@@ -24,14 +25,18 @@ if TYPE_CHECKING:
 
 @cache
 def heads_under(kind: Kind, lookup: Lookup) -> Select[Any]:
-    """Select every row of the ids of `look_up`, of any organization and deleted ones too, to compare with new traces.
+    """Select every row with one of the ids, without its documents, of any organization and also if it is deleted.
 
-    The fields that `RowLayout.compared` names come first, then the others but documents, then the `size` of the
-    documents in bytes.
+    The fields that `RowLayout.compared` names come first, then the other fields except documents, then `size`, the
+    number of bytes of the documents.
+
+    Args:
+        kind: the table.
+        lookup: how the statement gets the ids; `look_up` returns it with the parameter.
     """
     compared = kind.layout.compared
     others = [name for name in kind.fields if name not in DOCUMENTS and name not in compared]
-    # Of text, SQLite counts characters.
+    # SQLite's `length` counts the characters of text, and the bytes of a BLOB.
     sizes = [
         func.coalesce(func.length(cast(cast(kind.columns[name], Text), LargeBinary)), 0)
         if lookup.dialect == "sqlite"
@@ -45,23 +50,26 @@ def heads_under(kind: Kind, lookup: Lookup) -> Select[Any]:
 
 @cache
 def documents_under(kind: Kind, lookup: Lookup) -> Select[Any]:
-    """Select the documents of the ids of `look_up`, as their stored text; for what `heads_under` found."""
+    """Select the documents of the rows with one of the ids, as their stored text; arguments as `heads_under`."""
     documents = (cast(kind.columns[name], Text).label(name) for name in kind.documents)
     return select(kind.columns["id"], kind.columns["created_at"], *documents).where(is_among(kind, lookup))
 
 
 @cache
 def any_stored_under(kind: Kind, lookup: Lookup) -> Select[Any]:
-    """Select one row if any of the ids of `look_up` is taken."""
+    """Select one row if any of the ids is stored; arguments as `heads_under`."""
     return select(literal(1)).where(is_among(kind, lookup)).limit(1)
 
 
 @cache
 def any_stored_between(kind: Kind) -> Select[Any]:
-    """Select one row if any id from `:lowest` to `:highest` is taken.
+    """Select one row if any id from `:lowest` to `:highest` is stored.
 
-    For ids that `are_of_one_form`, where `order_is_plain`. New UUIDv7 lie close together: one look at their range
-    mostly replaces a thousand.
+    New UUIDv7 ids lie close together in the index, so one look at their range usually replaces a thousand. It is only
+    correct for ids that `are_of_one_form`, in a table for which `order_is_plain`.
+
+    Args:
+        kind: the table.
     """
     in_range = kind.columns["id"].between(bindparam("lowest", type_=Text), bindparam("highest", type_=Text))
     return select(literal(1)).where(in_range).limit(1)
@@ -69,11 +77,14 @@ def any_stored_between(kind: Kind) -> Select[Any]:
 
 @cache
 def order_is_plain(kind: Kind) -> Select[Any]:
-    """Select whether the id column's collation puts hexadecimal digits in their order, one after the other.
+    """Select whether the id column's collation sorts hexadecimal digits one by one, 0 to 9 before a to f.
 
-    An ICU collation may take runs of digits for numbers, or put letters first.
+    An ICU collation may compare runs of digits as numbers, or sort letters before digits.
+
+    Args:
+        kind: the table.
     """
-    # Of no row, and still of the column's collation, which decides how it compares with what stands before it.
+    # A NULL of the id column's type: the comparison with it uses that column's collation.
     nothing = select(kind.columns["id"]).limit(0).scalar_subquery()
     pairs = (*pairwise("0123456789abcdef"), ("10", "2"), ("1a", "2"), ("19", "1a"))
     return select(and_(*(literal(low) < func.coalesce(nothing, literal(high)) for low, high in pairs)))

@@ -21,7 +21,7 @@ from provider_trace_store import (
     TraceEncodingError,
     TraceTooLargeError,
 )
-from provider_trace_store.writes import bulk
+from provider_trace_store.writes import chunks
 from tests.support.batches import (
     MOMENT,
     ORG,
@@ -67,7 +67,7 @@ class HostsError(Exception):
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut after ten rows, so that small batches have several chunks."""
-    monkeypatch.setattr(bulk, "MAX_ROWS", 10)
+    monkeypatch.setattr(chunks, "MAX_ROWS", 10)
 
 
 ODD = [
@@ -304,7 +304,7 @@ async def test_an_id_of_another_organization_or_a_deleted_row_is_a_conflict_like
 async def test_a_trace_twice_in_one_call_is_one_created_and_one_unchanged_or_a_conflict(
     client: Client, metadata_only: bool, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk, "MAX_ROWS", rows)
+    monkeypatch.setattr(chunks, "MAX_ROWS", rows)
     refuse_poison(client.database)
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
     encoding = a_trace(7).model_copy(update={"source": f"{SECRET}\0"})

@@ -24,7 +24,7 @@ from provider_trace_store import (
     TableMissingError,
 )
 from provider_trace_store.migrations import upgrade
-from provider_trace_store.writes import bulk
+from provider_trace_store.writes import chunks
 from tests.support.batches import (
     MOMENT,
     ORG,
@@ -607,7 +607,7 @@ def test_strict_isolation_stores_and_isolates_as_ever(postgres: Database, metada
 def test_a_trace_stored_after_the_transactions_snapshot_asks_for_a_retry(
     postgres: Database, metadata_only: bool, level: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk, "MAX_ROWS", 10)
+    monkeypatch.setattr(chunks, "MAX_ROWS", 10)
     table = TABLES[metadata_only]
     with Session(postgres.engine(isolation_level=level)) as late, Session(postgres.engine()) as early:
         repository = ProviderTraceRepository(late, organization_id=ORG, metadata_only=metadata_only)

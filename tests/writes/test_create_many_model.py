@@ -24,7 +24,7 @@ from provider_trace_store import (
     TraceEncodingError,
     TraceTooLargeError,
 )
-from provider_trace_store.writes import bulk
+from provider_trace_store.writes import chunks
 from tests.support.batches import MOMENT, ORG, POISON, TABLES, a_trace, both_modes, refuse_poison, trace_id
 
 if TYPE_CHECKING:
@@ -194,8 +194,8 @@ def test_any_calls_do_what_the_model_does(
             )
             committed = dict(model.stored)
             for call in history:
-                monkeypatch.setattr(bulk, "MAX_ROWS", call.rows)
-                monkeypatch.setattr(bulk, "MAX_BYTES", call.size)
+                monkeypatch.setattr(chunks, "MAX_ROWS", call.rows)
+                monkeypatch.setattr(chunks, "MAX_BYTES", call.size)
                 play(call, model, repository.create_many(given_as(call)))
                 if call.end == "commit":
                     session.commit()
@@ -225,8 +225,8 @@ def test_any_calls_do_what_the_model_does_asynchronously(
                 session, organization_id=ORG, metadata_only=metadata_only, max_body_bytes=LIMIT
             )
             for call in history:
-                monkeypatch.setattr(bulk, "MAX_ROWS", call.rows)
-                monkeypatch.setattr(bulk, "MAX_BYTES", call.size)
+                monkeypatch.setattr(chunks, "MAX_ROWS", call.rows)
+                monkeypatch.setattr(chunks, "MAX_BYTES", call.size)
                 play(call, model, await repository.create_many(given_as(call)))
             await session.commit()
         with Session(engine) as session:

@@ -25,7 +25,7 @@ from provider_trace_store import (
     ProviderTraceRepository,
     ProviderTraceUnavailableError,
 )
-from provider_trace_store.writes import bulk
+from provider_trace_store.writes import chunks
 from tests.support.batches import (
     ORG,
     TABLES,
@@ -80,7 +80,7 @@ async def postgres_client(postgres: Database, form: Form) -> AsyncIterator[Clien
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut after ten rows, so that small batches have several chunks."""
-    monkeypatch.setattr(bulk, "MAX_ROWS", 10)
+    monkeypatch.setattr(chunks, "MAX_ROWS", 10)
 
 
 # The server is killed

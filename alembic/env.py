@@ -1,6 +1,6 @@
-"""Runs the migrations: on a connection that was passed in, on a database that is named by URL, or as SQL.
+"""Runs the migrations: on a connection that the caller passes in, on the database of a URL, or as printed SQL.
 
-Options by `-x`: `url=`, `schema=`, `lock-timeout=` (seconds), `drop-data=yes`.
+Options with `-x`: `url=URL`, `schema=NAME`, `lock-timeout=SECONDS`, `drop-data=yes`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,8 @@ from alembic.util import CommandError
 from sqlalchemy import NullPool, create_engine, make_url
 
 from provider_trace_store.errors import MigrationError
-from provider_trace_store.migrations import (
-    DEFAULT_LOCK_TIMEOUT,
-    VERSION_TABLE,
-    compare_filters,
-    migration_transaction,
-    offline_preamble,
-    schema_metadata,
-)
+from provider_trace_store.migrations.autogenerate import VERSION_TABLE, compare_filters, schema_metadata
+from provider_trace_store.migrations.locking import DEFAULT_LOCK_TIMEOUT, migration_transaction, offline_preamble
 from provider_trace_store.settings import StoreSettings, psycopg_url
 
 if TYPE_CHECKING:
@@ -35,43 +29,43 @@ logger = logging.getLogger("provider_trace_store.migrations")
 
 
 def options() -> dict[str, str]:
-    """Return the `-x` options; one that is not known is an error, as a typo in it could cost data."""
+    """Return the `-x` options, and refuse unknown ones: a typo in an option could cost data."""
     given = context.get_x_argument(as_dictionary=True)
     if unknown := sorted(given.keys() - OPTIONS):
-        raise CommandError(f"unknown -x {', '.join(unknown)}; there are {', '.join(sorted(OPTIONS))}")
+        raise CommandError(f"unknown option -x {', '.join(unknown)}: use one of {', '.join(sorted(OPTIONS))}")
     return given
 
 
 def lock_timeout() -> float:
-    """Return how long a statement may wait for a table's lock, in seconds."""
+    """Return how long a statement may wait for a table lock, in seconds; 0 means without a limit."""
     given = options().get("lock-timeout", str(DEFAULT_LOCK_TIMEOUT))
     try:
         seconds = float(given)
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds <= 1_000_000:  # noqa: PLR2004  (also refuses nan)
-        raise CommandError("-x lock-timeout takes seconds, such as 5 or 0.5; 0 waits for ever")
+    if not 0 <= seconds <= 1_000_000:  # noqa: PLR2004  # written so that nan is refused, too
+        raise CommandError("-x lock-timeout must be a number of seconds, such as 5 or 0.5; 0 waits without a limit")
     return seconds
 
 
 def database_url() -> URL:
-    """Return the URL of `-x url=` or of the environment, and say which database it is, without its password."""
+    """Return the URL from `-x url=` or the environment, and log the database's name without its password."""
     settings = StoreSettings()
     try:
         url = make_url(psycopg_url(options().get("url", settings.database_url)))
     except ValueError as error:
         raise CommandError(f"-x url {error}") from None
-    # A query may hold a password, too.
+    # Without the query, which may also hold a password.
     shown = url.set(query={}).render_as_string(hide_password=True)
     if "url" not in options() and "database_url" not in settings.model_fields_set:
         path = Path(url.database or "").resolve()
-        shown += f" ({path}), as neither PROVIDER_TRACE_STORE_DATABASE_URL nor -x url= names another"
+        shown += f" ({path}), because neither PROVIDER_TRACE_STORE_DATABASE_URL nor -x url= names a database"
     logger.info("database: %s", shown)
     return url
 
 
-def configure(schema: str | None, *, drop_data: bool, **target: Any) -> None:  # noqa: ANN401  (as Alembic's)
-    """Configure Alembic's context: own version table, own objects only, all or nothing."""
+def configure(schema: str | None, *, drop_data: bool, **target: Any) -> None:  # noqa: ANN401  # as Alembic's own signature
+    """Configure Alembic's context: the package's own version table, and one transaction for all revisions."""
     context.configure(
         **target,
         target_metadata=schema_metadata(schema),
@@ -84,7 +78,7 @@ def configure(schema: str | None, *, drop_data: bool, **target: Any) -> None:  #
 
 
 def run_on(connection: Connection, schema: str | None, *, drop_data: bool) -> None:
-    """Run on a connection that is in a transaction which no other migration runs beside."""
+    """Run the migrations on a connection; the caller holds the lock of `migration_transaction`."""
     include_name, include_object = compare_filters(connection, schema)
     configure(
         schema,
@@ -98,7 +92,7 @@ def run_on(connection: Connection, schema: str | None, *, drop_data: bool) -> No
 
 
 def run_online() -> None:
-    """Run on the database that the options or the environment name."""
+    """Run the migrations on the database that the options or the environment name."""
     schema = options().get("schema")
     timeout = lock_timeout()
     engine = create_engine(database_url(), poolclass=NullPool)
@@ -112,7 +106,7 @@ def run_online() -> None:
 
 
 def run_offline() -> None:
-    """Print the SQL, for `psql` or `sqlite3`."""
+    """Print the migrations as SQL, for `psql` or `sqlite3`."""
     url = database_url()
     configure(
         options().get("schema"),
@@ -130,7 +124,7 @@ def run_offline() -> None:
         raise CommandError(str(error)) from None
 
 
-# An embedding host has its own logging, and a connection comes only from one.
+# A passed connection means that a host's process runs the migrations, whose logging must stay as it is.
 passed: Connection | None = config.attributes.get("connection")
 if passed is None and config.config_file_name is not None:
     fileConfig(config.config_file_name, disable_existing_loggers=False)

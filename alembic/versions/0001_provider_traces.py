@@ -1,25 +1,28 @@
-"""Create provider_traces, or adopt the table that is there.
+"""Create provider_traces, or adopt the existing table of that name.
 
 What it locks, and for how long:
 
-- New table: nothing that anyone uses yet.
-- Table there, all columns there: no lock beyond that of a SELECT. Milliseconds, whatever its size.
-- Table there, columns missing (such as the telemetry columns `run_id`, `source`, `org_id`): ACCESS EXCLUSIVE for
-  as long as the catalogue takes to be written, milliseconds whatever the table's size, as no row is rewritten.
-  While it waits for that lock, queries that come after it wait, too: for `lock_timeout` at most, 5 s by default.
-  When that ends it, nothing was changed: run it again, with `-x lock-timeout=1` if 5 s are too long.
-- Table there with rows, but without an index on `step_id`: none is built. The statement to run, with
-  CONCURRENTLY and outside of a transaction, is in the log.
+- The table does not exist: no lock on any other table.
+- The table exists and has all columns: the same lock as a SELECT (ACCESS SHARE), for milliseconds, whatever the
+  table's size.
+- The table exists and lacks columns, such as the telemetry columns `run_id`, `source`, `org_id`: ACCESS EXCLUSIVE,
+  for milliseconds, whatever the table's size, because only the catalogue changes and no row is rewritten. While the
+  migration waits for this lock, later queries on the table wait behind it, for at most `lock_timeout` (5 s by
+  default). If the timeout ends the migration, nothing was changed: run it again when traffic is lower. If 5 s of
+  blocked queries are too long, run it with `-x lock-timeout=1`.
+- The table has rows and no index on `step_id`: the index is not built. The log has the statement that builds it with
+  CONCURRENTLY; run it outside of a transaction.
 
-Rows, indexes and foreign keys of the table stay as they are. Downgrade drops the table under ACCESS EXCLUSIVE;
-one that has rows only with `-x drop-data=yes`.
+Existing rows, indexes and foreign keys stay as they are.
 
-The script of `--sql` cannot look and only creates: where the table is there it stops with an error at CREATE
-TABLE, and changes nothing. Adopt online.
+Downgrade drops the table, under ACCESS EXCLUSIVE. It drops a table with rows only with `-x drop-data=yes`.
 
-An adopted table keeps its compression. New bodies use lz4, which takes less time than pglz, after
+A script of `--sql` cannot look at the database, so it always creates the table. If the table exists, the script stops
+with an error at CREATE TABLE and changes nothing: run the migration without `--sql` to adopt the table.
+
+An adopted table keeps its compression. To compress new bodies with lz4, which is faster than pglz, run
 `ALTER TABLE provider_traces ALTER COLUMN request_json SET COMPRESSION lz4, ALTER COLUMN response_json SET
-COMPRESSION lz4`: a change of the catalogue that rewrites no row (PostgreSQL 14 and later, built with lz4).
+COMPRESSION lz4`. It changes only the catalogue and rewrites no row. It needs PostgreSQL 14 or later, built with lz4.
 
 Revision ID: 0001
 Revises:
@@ -39,7 +42,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the table, or adopt it."""
+    """Create or adopt the table."""
     adoption.create_or_adopt(
         sa.Table(
             "provider_traces",

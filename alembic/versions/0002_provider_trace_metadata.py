@@ -1,16 +1,22 @@
-"""Create provider_trace_metadata, empty, or adopt the table that is there.
+"""Create provider_trace_metadata, empty, or adopt the existing table of that name.
 
 What it locks, and for how long:
 
-- New table: nothing that anyone uses yet. It is created empty: the traces of provider_traces stay there.
-- Table there: as in 0001. No lock beyond that of a SELECT where its columns are complete, and the log has the
-  statement for each index that is missing on a table with rows.
+- The table does not exist: no lock on any other table. The new table is empty: the traces in provider_traces stay
+  there, and are not copied.
+- The table exists and has all columns: the same lock as a SELECT (ACCESS SHARE), for milliseconds, whatever the
+  table's size.
+- The table exists and lacks columns: ACCESS EXCLUSIVE, for milliseconds. What happens while the migration waits for
+  this lock, and what to do after a timeout, is described in 0001.
+- The table has rows and lacks indexes: they are not built. The log has the statements that build them with
+  CONCURRENTLY; run them outside of a transaction.
 
-Rows, indexes and foreign keys of the table stay as they are. Downgrade drops the table under ACCESS EXCLUSIVE;
-one that has rows only with `-x drop-data=yes`.
+Existing rows, indexes and foreign keys stay as they are.
 
-The script of `--sql` cannot look and only creates: where the table is there it stops with an error at CREATE
-TABLE, and changes nothing. Adopt online.
+Downgrade drops the table, under ACCESS EXCLUSIVE. It drops a table with rows only with `-x drop-data=yes`.
+
+A script of `--sql` cannot look at the database, so it always creates the table. If the table exists, the script stops
+with an error at CREATE TABLE and changes nothing: run the migration without `--sql` to adopt the table.
 
 Revision ID: 0002
 Revises: 0001
@@ -30,7 +36,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the table, or adopt it."""
+    """Create or adopt the table."""
     adoption.create_or_adopt(
         sa.Table(
             "provider_trace_metadata",
@@ -50,7 +56,7 @@ def upgrade() -> None:
             sa.Column("_created_by_id", sa.String),
             sa.Column("_last_updated_by_id", sa.String),
             sa.Column("organization_id", sa.String, nullable=False),
-            # The order is the point: it is the B-tree that date ranges run on.
+            # The date comes first: date ranges are read from this B-tree.
             sa.PrimaryKeyConstraint("created_at", "id"),
             sa.Index("ix_provider_trace_metadata_id", "id"),
             sa.Index("ix_provider_trace_metadata_step_id", "step_id"),

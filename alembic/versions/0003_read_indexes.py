@@ -1,21 +1,22 @@
-"""Index what the reads of many traces walk along: tenant and date, run, agent.
+"""Add the indexes that the reads of many traces use: by organization and date, by run, by agent and date.
 
-`(organization_id, created_at, id)` of provider_traces, as provider_trace_metadata has it; `(run_id)` and
-`(agent_id, created_at)` of both. What each costs in bytes and in writes is in docs/scale.md.
+`(organization_id, created_at, id)` on provider_traces, as provider_trace_metadata already has it; `(run_id)` and
+`(agent_id, created_at)` on both tables. docs/scale.md says what each index costs in bytes and in time of writes.
 
 What it locks, and for how long:
 
-- Table without rows: SHARE, while the empty index is made. Milliseconds.
-- provider_trace_metadata without rows, whose ids have another collation than those of an adopted provider_traces:
-  ACCESS EXCLUSIVE, while it is changed. With rows, the upgrade stops and says what to run.
-- Table with rows: no lock beyond that of a SELECT, and no index is built. The log has the statements to run, with
-  CONCURRENTLY and outside of a transaction; until then, pages of that table are slow. An index of the same columns
-  under another name counts.
+- A table without rows: SHARE, for milliseconds, while its empty indexes are created.
+- A table with rows: the same lock as a SELECT (ACCESS SHARE), and no index is built. The log has the statements that
+  build the indexes with CONCURRENTLY; run them outside of a transaction. Until they are built, pages of this table are
+  slow. An existing index on the same columns counts under any name.
+- provider_trace_metadata has no rows, and its ids have another collation than those of an adopted provider_traces:
+  ACCESS EXCLUSIVE, for milliseconds, while the collation is changed. If it has rows, the upgrade stops, and its error
+  has the statement to run.
 
-Downgrade drops the indexes of these names, under ACCESS EXCLUSIVE of their tables for milliseconds.
+Downgrade drops the indexes with these names, under ACCESS EXCLUSIVE on their tables, for milliseconds.
 
-The script of `--sql` cannot look whether there are rows: it builds the indexes, which blocks writes to a table with
-rows while it lasts. Migrate online where there are any.
+A script of `--sql` cannot check whether a table has rows, so it always builds the indexes. On a table with rows, this
+blocks writes until the index is built: run the migration without `--sql` if a table has rows.
 
 Revision ID: 0003
 Revises: 0002
@@ -35,7 +36,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Build the indexes where there are no rows; say what to run where there are."""
+    """Build the indexes of a table without rows; log the statements to run for a table with rows."""
     tables = _tables()
     adoption.align_collations(tables)
     for table in tables:

@@ -10,7 +10,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="provider-trace-store",
-    help="Keeps every call an LLM backend makes to a model provider.",
+    help="Stores every call that an LLM backend makes to a model provider.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -19,6 +19,6 @@ app.add_typer(migrate, name="migrate")
 
 @app.callback()
 def log() -> None:
-    """Keeps every call an LLM backend makes to a model provider."""
+    """Stores every call that an LLM backend makes to a model provider."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("provider_trace_store").setLevel(logging.INFO)

@@ -1,4 +1,4 @@
-"""`provider-trace-store migrate`: Alembic on the package's scripts, for operators who have only the wheel."""
+"""`provider-trace-store migrate`: runs Alembic on the package's scripts, for operators without a checkout."""
 
 from __future__ import annotations
 
@@ -21,40 +21,45 @@ if TYPE_CHECKING:
 migrate = typer.Typer(help="Create, adopt and change the tables.", no_args_is_help=True)
 Url = Annotated[
     str | None,
-    typer.Option(help="The database; else PROVIDER_TRACE_STORE_DATABASE_URL, else ./provider_traces.db (SQLite)."),
+    typer.Option(
+        help="URL of the database. Default: PROVIDER_TRACE_STORE_DATABASE_URL, or ./provider_traces.db (SQLite)."
+    ),
 ]
-Schema = Annotated[str | None, typer.Option(help="Where the tables are; else the connection's default.")]
+Schema = Annotated[str | None, typer.Option(help="Schema of the tables. Default: the connection's default schema.")]
 LockTimeout = Annotated[
-    float, typer.Option(min=0, max=1_000_000, help="Seconds to wait for a table's lock; 0 for ever.")
+    float,
+    typer.Option(
+        min=0, max=1_000_000, help="Seconds that a statement may wait for a table lock; 0 waits without a limit."
+    ),
 ]
-Sql = Annotated[bool, typer.Option("--sql", help="Print the SQL for psql instead of running it.")]
+Sql = Annotated[bool, typer.Option("--sql", help="Print the SQL, for psql or sqlite3, instead of running it.")]
 
 
 @migrate.command()
 def upgrade(
-    revision: Annotated[str, typer.Argument(help="A revision of `history`; FROM:TO with --sql.")] = "head",
+    revision: Annotated[str, typer.Argument(help="A revision that `history` lists; FROM:TO with --sql.")] = "head",
     *,
     url: Url = None,
     schema: Schema = None,
     lock_timeout: LockTimeout = DEFAULT_LOCK_TIMEOUT,
     sql: Sql = False,
 ) -> None:
-    """Create or adopt the tables, and bring them to a revision."""
+    """Create or adopt the tables, and upgrade them to a revision."""
     config = _config({"url": url, "schema": schema, "lock-timeout": str(lock_timeout)})
     _run(lambda: command.upgrade(config, revision, sql=sql))
 
 
 @migrate.command()
 def downgrade(
-    revision: Annotated[str, typer.Argument(help="A revision of `history`, or `base`; FROM:TO with --sql.")],
+    revision: Annotated[str, typer.Argument(help="A revision that `history` lists, or `base`; FROM:TO with --sql.")],
     *,
     url: Url = None,
     schema: Schema = None,
     lock_timeout: LockTimeout = DEFAULT_LOCK_TIMEOUT,
-    drop_data: Annotated[bool, typer.Option("--drop-data", help="Drop tables that have rows, too.")] = False,
+    drop_data: Annotated[bool, typer.Option("--drop-data", help="Also drop tables that have rows.")] = False,
     sql: Sql = False,
 ) -> None:
-    """Take the tables back to a revision; one that has rows is dropped only with --drop-data."""
+    """Take the tables back to an earlier revision; a table with rows is dropped only with --drop-data."""
     config = _config(
         {
             "url": url,
@@ -68,7 +73,7 @@ def downgrade(
 
 @migrate.command()
 def current(*, url: Url = None, schema: Schema = None) -> None:
-    """Show the revision that the tables are at."""
+    """Show the revision of the tables."""
     _run(lambda: command.current(_config({"url": url, "schema": schema})))
 
 
@@ -80,13 +85,13 @@ def history() -> None:
 
 def _config(options: dict[str, str | None]) -> Config:
     config = scripts_config()
-    # What `alembic -x name=value` makes of its arguments.
+    # The form in which `alembic -x name=value` passes its arguments on.
     config.cmd_opts = Namespace(x=[f"{name}={value}" for name, value in options.items() if value is not None])
     return config
 
 
 def _run(action: Callable[[], None]) -> None:
-    """Run an Alembic command; what an operator can mend is one line and status 1, not a traceback."""
+    """Run an Alembic command; print an error that an operator can act on as one line, and exit with status 1."""
     try:
         action()
     except (CommandError, SQLAlchemyError, ValidationError) as error:

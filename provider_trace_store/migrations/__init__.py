@@ -1,22 +1,20 @@
-"""The migrations for those who embed or operate the package: run them, and keep a host's Alembic off the tables.
+"""The migrations of the package's tables: run them, and keep a host's Alembic away from these tables.
 
-One tree of scripts, in the top-level folder `alembic` of a checkout and in the wheel. `alembic upgrade head`,
-`upgrade(connection)` and the command `provider-trace-store migrate` run the same.
+One set of scripts serves all three ways to run them: `alembic upgrade head` in a checkout, `upgrade(connection)` from
+Python, and the command `provider-trace-store migrate`. A checkout has the scripts in its folder `alembic`, a wheel in
+the folder `_alembic` of the package.
 """
 
-from provider_trace_store.migrations.autogenerate import VERSION_TABLE, compare_filters, include_name, schema_metadata
+from provider_trace_store.migrations.autogenerate import VERSION_TABLE, include_name, schema_metadata
 from provider_trace_store.migrations.commands import current, downgrade, scripts_config, upgrade
-from provider_trace_store.migrations.locking import DEFAULT_LOCK_TIMEOUT, migration_transaction, offline_preamble
+from provider_trace_store.migrations.locking import DEFAULT_LOCK_TIMEOUT
 
 __all__ = [
     "DEFAULT_LOCK_TIMEOUT",
     "VERSION_TABLE",
-    "compare_filters",
     "current",
     "downgrade",
     "include_name",
-    "migration_transaction",
-    "offline_preamble",
     "schema_metadata",
     "scripts_config",
     "upgrade",

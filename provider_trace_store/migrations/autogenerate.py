@@ -1,4 +1,4 @@
-"""What autogenerate compares: a host's, which leaves the package's tables alone, and the package's own."""
+"""Filters for Alembic's autogenerate: the host's ignores the package's tables, the package's ignores all others."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ VERSION_TABLE: Final = "provider_trace_store_alembic_version"
 
 
 def include_name(name: str | None, type_: str, parent_names: Mapping[str, str | None]) -> bool:
-    """Say whether autogenerate may look at something by its name: everything but the tables of this package.
+    """Return whether a host's autogenerate may compare an object: True for everything but the tables of this package.
 
-    For a host's `env.py`: `context.configure(..., include_name=include_name)`. Without it the host's
-    autogenerate would propose to drop the tables that its own metadata does not know.
+    For a host's `env.py`: `context.configure(..., include_name=include_name)`. Without the filter, the host's
+    autogenerate proposes to drop the package's tables, because the host's own metadata does not contain them.
 
     Args:
         name: as Alembic passes it; see the documentation of `EnvironmentContext.configure.include_name`.
@@ -37,7 +37,7 @@ def include_name(name: str | None, type_: str, parent_names: Mapping[str, str | 
 
 
 def schema_metadata(schema: str | None) -> MetaData:
-    """Return what the migrations are compared with: the models' tables, in a schema.
+    """Return the metadata of the package's tables in a schema, which autogenerate compares the database with.
 
     Args:
         schema: the schema; None for the connection's default.
@@ -51,14 +51,14 @@ def schema_metadata(schema: str | None) -> MetaData:
 
 
 def compare_filters(connection: Connection, schema: str | None) -> tuple[_IncludeName, _IncludeObject]:
-    """Return the filters of this package's own autogenerate: only its own objects, as an adopted table may have them.
+    """Return the filters for the autogenerate of this package: they ignore everything that a host may have changed.
 
-    What a host added to an adopted table (a column, an index, a foreign key) is the host's. An index under
-    another name serves, and so does the nullable `created_at` of existing deployments.
+    A column, an index or a foreign key that a host added to a table belongs to the host. An index with the right
+    columns counts under any name, and `created_at` may be nullable, as in existing deployments.
 
     Args:
-        connection: the database that is compared.
-        schema: where the tables are; None for the connection's default.
+        connection: the database to compare.
+        schema: the schema of the tables; None for the connection's default.
 
     Returns:
         Alembic's `include_name` and `include_object`.
@@ -74,7 +74,7 @@ def compare_filters(connection: Connection, schema: str | None) -> tuple[_Includ
         item: SchemaItem,
         name: str | None,
         type_: str,
-        reflected: bool,  # noqa: FBT001  (Alembic's signature)
+        reflected: bool,  # noqa: FBT001  # Alembic's signature
         compare_to: SchemaItem | None,
     ) -> bool:
         if reflected and compare_to is None:

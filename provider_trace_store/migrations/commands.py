@@ -1,4 +1,4 @@
-"""The migrations on a connection of the host's: upgrade, downgrade, and which revision the tables are at."""
+"""The commands on a host's connection: upgrade the tables, downgrade them, and read their revision."""
 
 from __future__ import annotations
 
@@ -30,20 +30,22 @@ def upgrade(
 ) -> None:
     """Migrate the package's tables to a revision, the newest by default.
 
-    It joins the transaction of the connection where one is open, which then commits or rolls back; otherwise
-    it commits its own. Concurrent upgrades of one database queue up, and all but the first find nothing to do.
+    If a transaction is open on the connection, the upgrade joins it, and the caller commits or rolls back. Otherwise
+    the upgrade commits its own transaction. Concurrent upgrades of one database wait for each other, and all but the
+    first find nothing to do.
 
     Args:
-        connection: of any role that may create tables; with `AsyncConnection.run_sync`, asynchronous, too.
-        revision: a revision of `alembic history`, or `head`.
-        schema: where the tables are; by default what the connection's `schema_translate_map` says for None,
-            else the connection's default schema. It must exist.
-        lock_timeout: how long a statement may wait for a table's lock, in seconds above 0, or 0 for ever.
+        connection: a connection whose role may create tables. For an asynchronous one:
+            `await connection.run_sync(upgrade)`.
+        revision: a revision that `alembic history` lists, or `head`.
+        schema: the schema of the tables, which must exist. By default the one that the connection's
+            `schema_translate_map` has for None, else the connection's default schema.
+        lock_timeout: how long a statement may wait for a table lock, in seconds; 0 waits without a limit.
 
     Raises:
-        TableMismatchError: a table under one of our names is something else.
-        MigrationLockError: a lock was not to be had in time.
-        MigrationError: the connection is in autocommit mode, or the database is not in UTF-8.
+        TableMismatchError: a table has the name of one of ours, but other columns or another primary key.
+        MigrationLockError: a table lock could not be acquired within `lock_timeout`.
+        MigrationError: the connection is in autocommit mode, or the database's encoding is not UTF-8.
     """
     with _exclusively(connection, schema, lock_timeout) as config:
         command.upgrade(config, revision)
@@ -57,18 +59,20 @@ def downgrade(
     lock_timeout: float = DEFAULT_LOCK_TIMEOUT,
     drop_data: bool = False,
 ) -> None:
-    """Take the package's tables back to a revision; `base` drops them.
+    """Take the package's tables back to an earlier revision; `base` drops them.
+
+    Transactions and concurrent calls are handled as in `upgrade`.
 
     Args:
-        connection: as for `upgrade`.
-        revision: a revision of `alembic history`, or `base`.
+        connection: as for `upgrade`; its role must own the tables.
+        revision: a revision that `alembic history` lists, or `base`.
         schema: as for `upgrade`.
         lock_timeout: as for `upgrade`.
-        drop_data: whether a table that has rows may be dropped.
+        drop_data: whether to drop tables that have rows, too.
 
     Raises:
-        TableNotEmptyError: a table that would be dropped has rows.
-        MigrationLockError: a lock was not to be had in time.
+        TableNotEmptyError: a table that would be dropped has rows, and `drop_data` is False.
+        MigrationLockError: a table lock could not be acquired within `lock_timeout`.
         MigrationError: the connection is in autocommit mode.
     """
     with _exclusively(connection, schema, lock_timeout, drop_data=drop_data) as config:
@@ -76,7 +80,7 @@ def downgrade(
 
 
 def current(connection: Connection, *, schema: str | None = None) -> str | None:
-    """Return the revision that the tables are at, or None where they were never migrated.
+    """Return the revision of the tables, or None if they were never migrated.
 
     Args:
         connection: as for `upgrade`.
@@ -88,7 +92,7 @@ def current(connection: Connection, *, schema: str | None = None) -> str | None:
 
 
 def scripts_config() -> Config:
-    """Return an Alembic configuration of the package's scripts, wherever the package is installed."""
+    """Return an Alembic configuration that finds the package's scripts, in a checkout as in an installed wheel."""
     installed = _PACKAGE / "_alembic"
     scripts = installed if installed.is_dir() else _PACKAGE.parent / "alembic"
     config = Config()

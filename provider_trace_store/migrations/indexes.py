@@ -1,4 +1,4 @@
-"""The indexes of the tables: which are missing, and how a migration builds or drops them."""
+"""The indexes of the tables: find the missing ones, build them, drop them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from alembic import op
-from sqlalchemy import inspect, select, text
+from sqlalchemy import inspect, text
 from sqlalchemy.schema import CreateIndex
 
-from provider_trace_store.database.names import quoted_table
+from provider_trace_store.database.names import quoted_table, without_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from sqlalchemy import Connection, Index, Table
 
@@ -20,52 +20,69 @@ logger: Final = logging.getLogger("provider_trace_store.migrations")
 
 
 def add_indexes(table: Table) -> None:
-    """Build the indexes of a table that are missing where it is empty; elsewhere log the statements to run.
+    """Build the missing indexes of an empty table; for a table with rows, log the statements that build them.
 
     Args:
-        table: one that is there, in the schema that the migration works in, with the indexes that it is to have.
+        table: an existing table, in the schema of the running migration, with the indexes that it must have.
     """
     context = op.get_context()
     if context.as_sql:
-        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+        for index in _by_name(table.indexes):
             context.impl.create_index(index)
         return
-    found, level = build_or_log(op.get_bind(), table)
-    if found:
-        logger.log(level, "%s: %s", table.fullname, found)
+    report, level = build_indexes(op.get_bind(), table)
+    if report:
+        logger.log(level, "%s: %s", table.fullname, report)
 
 
 def drop_indexes(table: Table) -> None:
-    """Drop the indexes of a table that `add_indexes` or an operator built under their names.
+    """Drop the indexes of a table that have the package's names, whether a migration or an operator built them.
 
     Args:
         table: as for `add_indexes`.
     """
-    for index in sorted(table.indexes, key=lambda index: str(index.name)):
+    for index in _by_name(table.indexes):
         op.drop_index(str(index.name), table.name, schema=table.schema, if_exists=True)
 
 
 def missing_indexes(connection: Connection, table: Table) -> list[Index]:
-    """Return the indexes of a table that the database has not, under whatever name, in order of their names."""
+    """Return the indexes of a table that are missing in the database, sorted by name.
+
+    An index of the database counts under any name, and also if it has further columns behind the ones that matter.
+
+    Args:
+        connection: the database to look at.
+        table: the table with the indexes that it must have.
+    """
     present = _indexed_columns(connection, table)
-    return sorted(
-        (index for index in table.indexes if not _is_served(_columns_of(index), present)),
-        key=lambda index: str(index.name),
-    )
+    return _by_name(index for index in table.indexes if not _is_served(_columns_of(index), present))
 
 
-def build_or_log(connection: Connection, table: Table) -> tuple[str, int]:
-    """Return what was done about the missing indexes, and at which level the log says so."""
+def build_indexes(connection: Connection, table: Table) -> tuple[str, int]:
+    """Build the missing indexes, unless the table has rows and the build would block writes to it.
+
+    Args:
+        connection: the connection of the running migration.
+        table: as for `add_indexes`.
+
+    Returns:
+        What was done, or what the operator must run, for the log; empty if no index is missing. And the log's level.
+    """
     indexes = missing_indexes(connection, table)
     if not indexes:
         return "", logging.INFO
-    # SQLite has nobody to wait for it, and nobody who reads its log.
+    # A SQLite file has few users whom the build could block, and usually no operator who reads the log.
     if connection.dialect.name != "sqlite" and has_rows(connection, quoted_table(connection, table)):
         statements = "; ".join(_concurrently(connection, index) for index in indexes)
-        return f"has rows, so it got no index: run {statements}", logging.WARNING
+        report = f"has rows, so its missing indexes were not built: outside of a transaction, run {statements}"
+        return report, logging.WARNING
     for index in indexes:
         op.get_context().impl.create_index(index)
     return f"added {', '.join(str(index.name) for index in indexes)}", logging.INFO
+
+
+def _by_name(indexes: Iterable[Index]) -> list[Index]:
+    return sorted(indexes, key=lambda index: str(index.name))
 
 
 def _columns_of(index: Index) -> list[str | None]:
@@ -73,7 +90,7 @@ def _columns_of(index: Index) -> list[str | None]:
 
 
 def _indexed_columns(connection: Connection, table: Table) -> list[Sequence[str | None]]:
-    """Return the columns of each index that is there and has all rows, in one direction; the primary key's first."""
+    """Return the columns of the primary key and of each valid index that has all rows, in ascending order."""
     inspector = inspect(connection)
     invalid = _invalid_indexes(connection, table)
     return [
@@ -89,7 +106,7 @@ def _indexed_columns(connection: Connection, table: Table) -> list[Sequence[str 
 
 
 def _invalid_indexes(connection: Connection, table: Table) -> set[str]:
-    """Return the indexes that a CREATE INDEX CONCURRENTLY left unfinished, which no query uses."""
+    """Return the names of indexes that no query uses, because a CREATE INDEX CONCURRENTLY was interrupted."""
     if connection.dialect.name != "postgresql":
         return set()
     statement = text(
@@ -107,10 +124,16 @@ def _concurrently(connection: Connection, index: Index) -> str:
     statement = str(CreateIndex(index).compile(dialect=connection.dialect))
     if connection.dialect.name == "postgresql":
         statement = statement.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1)
+    # SQLAlchemy doubles a percent sign for the driver; an operator's psql takes it as it is.
     return " ".join(statement.replace("%%", "%").split())
 
 
-def has_rows(connection: Connection, full_name: str) -> bool:
-    """Say whether a table has any row; its name is given as `names.quoted` returns it."""
-    statement = select(text("1 FROM " + full_name.replace(":", "\\:"))).limit(1)
-    return connection.execute(statement).first() is not None
+def has_rows(connection: Connection, table_name: str) -> bool:
+    """Return whether a table has at least one row.
+
+    Args:
+        connection: the connection to use.
+        table_name: the table's name as SQL, as `names.quoted` returns it.
+    """
+    statement = f"SELECT 1 FROM {table_name} LIMIT 1"  # noqa: S608  # the name is quoted
+    return connection.execute(without_parameters(statement)).first() is not None

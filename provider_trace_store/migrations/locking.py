@@ -1,4 +1,4 @@
-"""One migration at a time: the lock that queues them, and how long their statements may wait for a table."""
+"""One migration at a time, and a limit on how long its statements wait for table locks."""
 
 from __future__ import annotations
 
@@ -22,40 +22,44 @@ if TYPE_CHECKING:
 
 DEFAULT_LOCK_TIMEOUT: Final = 5.0
 
-# Any number serves, as long as it stays the same: "provider" in ASCII.
+# The key of the advisory lock: "provider" in ASCII. It must never change, or two versions of the package could migrate
+# one database at the same time.
 _ADVISORY_LOCK: Final = 0x70726F7669646572
 _LOCK_NOT_AVAILABLE: Final = "55P03"
-# How long a SQLite file may be in another writer's hands; an upgrade takes a fraction of a second.
-_SQLITE_PATIENCE: Final = 60.0
-_POLL: Final = 0.02
+# How long a migration waits for other writers of a SQLite file, in seconds. An upgrade takes a fraction of a second.
+_SQLITE_TIMEOUT: Final = 60.0
+_POLL: Final = 0.02  # seconds
 
-# Alembic's context is global to the process: two databases cannot be migrated at once in one.
+# Alembic's context is global to the process, so one process migrates one database at a time.
 _alembic: Final = Lock()
 
 
 @contextmanager
 def migration_transaction(connection: Connection, lock_timeout: float) -> Iterator[None]:
-    """Run a block in a transaction, or a savepoint of the caller's, that no other migration runs beside.
+    """Run a block in a transaction while no other migration of the database runs.
 
-    The lock is the database's, so it queues processes, threads and tasks alike, and it ends with the
-    transaction, so it works behind PgBouncer. It must be taken before Alembic is entered, whose context is
-    global to the process.
+    If the caller has a transaction open, the block runs in a savepoint of it. The lock between migrations is a lock
+    of the database. Processes, threads and asyncio tasks therefore all wait for it; and it ends with the transaction,
+    so it works behind PgBouncer. It must be taken before Alembic is called, because Alembic's context is global to the
+    process.
 
     Args:
-        connection: where the block's statements run.
-        lock_timeout: for the block's statements, in seconds; 0 for ever. Waiting for another migration does
-            not count.
+        connection: the connection that the block uses.
+        lock_timeout: how long each of the block's statements may wait for a table lock, in seconds; 0 waits without a
+            limit. The wait for another migration has no limit on PostgreSQL.
 
     Raises:
-        MigrationLockError: a table's lock was not to be had in time.
+        MigrationLockError: a table lock could not be acquired within `lock_timeout`.
         MigrationError: the connection is in autocommit mode.
     """
     joined = connection.in_transaction()
-    failure = None
     try:
         with nullcontext() if joined else connection.begin():
             if in_autocommit(connection):
-                raise MigrationError("the connection is in autocommit mode, where a migration could stop half-way")
+                raise MigrationError(
+                    "the connection is in autocommit mode, in which a migration could stop half-way; nothing was "
+                    "changed: pass a connection of an engine that begins transactions"
+                )
             _wait_for_sqlite(connection)
             with connection.begin_nested() if joined else nullcontext():
                 previous = _lock(connection, lock_timeout, joined=joined)
@@ -69,20 +73,20 @@ def migration_transaction(connection: Connection, lock_timeout: float) -> Iterat
     except DBAPIError as error:
         if sqlstate_of(error) != _LOCK_NOT_AVAILABLE:
             raise
-        failure = MigrationLockError(
-            f"a table's lock was not to be had within {lock_timeout:g} s, and nothing was changed; "
-            "run the migration again when traffic is lower, or with a longer lock_timeout"
-        )
-    if failure:
-        raise failure
+        blocked = " ".join((error.statement or "COMMIT").split())
+        raise MigrationLockError(
+            f"could not acquire a table lock within {lock_timeout:g} s, for {blocked}; nothing was changed: run the "
+            "migration again when traffic is lower, or with a longer lock_timeout "
+            "(`--lock-timeout SECONDS`, `-x lock-timeout=SECONDS`)"
+        ) from None
 
 
 def offline_preamble(dialect: str, lock_timeout: float) -> list[str]:
-    """Return what a script of `--sql` begins with: the lock and the limit that an upgrade online has.
+    """Return the first statements of a script that `--sql` prints: the same lock and limit as without `--sql`.
 
     Args:
-        dialect: the name of SQLAlchemy's dialect.
-        lock_timeout: how long a statement may wait for a table's lock, in seconds; 0 for ever.
+        dialect: SQLAlchemy's name of the database.
+        lock_timeout: how long a statement may wait for a table lock, in seconds; 0 waits without a limit.
     """
     if dialect != "postgresql":
         return []
@@ -93,11 +97,11 @@ def offline_preamble(dialect: str, lock_timeout: float) -> list[str]:
 
 
 def _lock(connection: Connection, lock_timeout: float, *, joined: bool) -> str | None:
-    """Queue behind other migrations, then limit how long a statement waits; return the limit that was there."""
+    """Wait for other migrations, then set the limit for table locks; return the limit that was set before."""
     if connection.dialect.name != "postgresql":
         return None
     if not joined:
-        # In a snapshot from before the wait, what the migration before this one did would not be seen.
+        # With a snapshot from before the wait, this migration would not see the changes of the one it waited for.
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED"))
     previous = str(connection.scalar(text("SELECT current_setting('lock_timeout')")))
     _set_lock_timeout(connection, "0")
@@ -111,13 +115,13 @@ def _set_lock_timeout(connection: Connection, value: str) -> None:
 
 
 def _wait_for_sqlite(connection: Connection) -> None:
-    """Take the place of SQLite's only writer, which queues migrations as the advisory lock does elsewhere."""
-    deadline = time.monotonic() + _SQLITE_PATIENCE
+    """Take SQLite's write lock, which makes migrations wait for each other as the advisory lock does on PostgreSQL."""
+    deadline = time.monotonic() + _SQLITE_TIMEOUT
     while True:
         try:
             begin_on_sqlite(connection, "BEGIN IMMEDIATE")
         except DBAPIError as error:
-            # The driver's own timeout, 5 s by default, has passed.
+            # The driver itself has waited for its own timeout by now, 5 s by default.
             if sqlite_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
         else:
@@ -125,8 +129,8 @@ def _wait_for_sqlite(connection: Connection) -> None:
 
 
 def _wait_for_alembic(connection: Connection) -> None:
-    # A task that blocked its thread here would keep the task that holds the lock from running. The statement
-    # lets others run: it is what waits in the right way for threads and for tasks.
+    # Waiting for the lock itself would block an event loop, and with it the task that holds the lock. A statement
+    # lets other tasks and threads run while it waits.
     pause = "SELECT pg_sleep(0.02)" if connection.dialect.name == "postgresql" else "SELECT 1"
     while not _alembic.acquire(blocking=False):
         connection.execute(text(pause))

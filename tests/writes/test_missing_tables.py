@@ -1,0 +1,51 @@
+"""A write that uses both tables while one of them is missing: the error names that one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from provider_trace_store import ProviderTraceRepository, TableMissingError
+from provider_trace_store.migrations import upgrade
+
+if TYPE_CHECKING:
+    from tests.support.servers import Database
+
+ID = "provider_trace-00000001-0000-4000-8000-000000000000"
+TABLES = ["provider_traces", "provider_trace_metadata"]
+each_method = pytest.mark.parametrize("method", ["delete", "restore"])
+
+
+@each_method
+@pytest.mark.parametrize("missing", TABLES)
+def test_the_missing_one_of_two_tables_is_named(database: Database, method: str, missing: str) -> None:
+    with database.engine().begin() as connection:
+        connection.execute(text(f"DROP TABLE {missing}"))
+    with Session(database.engine()) as session:
+        repository = ProviderTraceRepository(session, organization_id="org-1")
+        with pytest.raises(TableMissingError) as caught:
+            getattr(repository, method)(ID)
+        assert caught.value.table == missing
+        assert missing in str(caught.value)
+        assert session.scalar(text("SELECT 1")) == 1
+
+
+@each_method
+@pytest.mark.parametrize("missing", TABLES)
+def test_a_table_of_that_name_in_another_schema_is_not_the_missing_one(
+    postgres: Database, method: str, missing: str
+) -> None:
+    with postgres.engine().begin() as connection:
+        connection.execute(text("CREATE SCHEMA traces"))
+        upgrade(connection, schema="traces")
+        connection.execute(text(f"DROP TABLE traces.{missing}"))
+    engine = postgres.engine().execution_options(schema_translate_map={None: "traces"})
+    with Session(engine) as session:
+        repository = ProviderTraceRepository(session, organization_id="org-1")
+        with pytest.raises(TableMissingError) as caught:
+            getattr(repository, method)(ID)
+        assert caught.value.table == missing
+        assert session.scalar(text("SELECT 1")) == 1

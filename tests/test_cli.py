@@ -18,21 +18,20 @@ from sqlalchemy.orm import Session
 
 from provider_trace_store import ProviderTrace, ProviderTraceRepository
 from provider_trace_store.migrations import VERSION_TABLE, current, upgrade
+from tests.support.constants import OUR_TABLES, SECRET
+from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from tests.support.servers import Database
 
-ROOT: Final = Path(__file__).parents[1]
 VARIABLE: Final = "PROVIDER_TRACE_STORE_DATABASE_URL"
 COMMAND: Final = (sys.executable, "-m", "provider_trace_store")
 MIGRATE: Final = (*COMMAND, "migrate")
 ALEMBIC: Final = (sys.executable, "-m", "alembic", "-c", str(ROOT / "alembic.ini"))
 # The lowest Typer imports names that the newest Click deprecates: theirs to settle.
 WARNINGS: Final = "error,ignore::DeprecationWarning:typer"
-SECRET: Final = "not-for-the-log"  # noqa: S105  (a password of nothing)
-TABLES: Final = {"provider_traces", "provider_trace_metadata"}
 DIRECT: Final = "postgresql+psycopg"
 
 
@@ -137,7 +136,7 @@ def test_without_a_url_the_file_in_the_current_directory_is_used_and_named(
     assert str(tmp_path / "provider_traces.db") in said
     assert VARIABLE in said
     with sqlite3.connect(tmp_path / "provider_traces.db") as connection:
-        assert {name for (name,) in connection.execute("SELECT tbl_name FROM sqlite_master")} >= TABLES
+        assert {name for (name,) in connection.execute("SELECT tbl_name FROM sqlite_master")} >= OUR_TABLES
     connection.close()
 
 
@@ -146,7 +145,7 @@ def test_every_spelling_of_postgres_means_psycopg(empty_postgres: Database, sche
     url = f"{scheme}{url_of(empty_postgres).removeprefix(DIRECT)}"
     said = ran(*MIGRATE, "upgrade", "--url", url).stderr
     assert f"database: {DIRECT}://" in said
-    assert tables_of(empty_postgres) == TABLES
+    assert tables_of(empty_postgres) == OUR_TABLES
 
 
 UNREACHABLE: Final = {
@@ -203,7 +202,7 @@ def test_table_with_rows_is_dropped_only_with_drop_data(database: Database) -> N
         r"provider-trace-store: provider_trace_metadata has rows: .*drop-data.*",
         failure_of(run(*MIGRATE, "downgrade", "0001", url=url)),
     )
-    assert tables_of(database) == TABLES
+    assert tables_of(database) == OUR_TABLES
     ran(*MIGRATE, "downgrade", "0001", "--drop-data", url=url)
     assert tables_of(database) == {"provider_traces"}
 
@@ -234,7 +233,7 @@ def test_lock_timeout_ends_the_wait_for_a_busy_table(empty_postgres: Database) -
         busy.execute(text("LOCK TABLE provider_trace_metadata IN ACCESS SHARE MODE"))
         said = failure_of(run(*MIGRATE, "downgrade", "0001", "--lock-timeout", "0.2", url=url_of(empty_postgres)))
     assert "0.2 s" in said
-    assert tables_of(empty_postgres) == TABLES
+    assert tables_of(empty_postgres) == OUR_TABLES
 
 
 def test_schema_option_says_where_the_tables_are(empty_postgres: Database) -> None:
@@ -244,7 +243,7 @@ def test_schema_option_says_where_the_tables_are(empty_postgres: Database) -> No
     ran(*MIGRATE, "upgrade", "--schema", "Traces", url=url)
     assert ran(*MIGRATE, "current", "--schema", "Traces", url=url).stdout == "0003 (head)\n"
     assert ran(*MIGRATE, "current", url=url).stdout == ""
-    assert tables_of(empty_postgres, "Traces") == TABLES
+    assert tables_of(empty_postgres, "Traces") == OUR_TABLES
     assert tables_of(empty_postgres) == set()
     store_one(empty_postgres.engine(), "Traces")
     ran(*MIGRATE, "downgrade", "base", "--schema", "Traces", "--drop-data", url=url)
@@ -303,7 +302,7 @@ def test_sql_for_postgres_runs_in_psql_as_it_is(empty_postgres: Database, schema
     assert tables_of(empty_postgres, schema) == set()
     done = run_in_psql(empty_postgres, up)
     assert (done.returncode, done.stderr) == (0, "")
-    assert tables_of(empty_postgres, schema) == TABLES
+    assert tables_of(empty_postgres, schema) == OUR_TABLES
     assert ran(*MIGRATE, "current", *where, url=url).stdout == "0003 (head)\n"
     if schema is None:
         ran(*ALEMBIC, "check", url=url, cwd=ROOT)
@@ -312,7 +311,7 @@ def test_sql_for_postgres_runs_in_psql_as_it_is(empty_postgres: Database, schema
     kept = run_in_psql(empty_postgres, ran(*MIGRATE, "downgrade", "head:base", "--sql", *where, url=url).stdout)
     assert kept.returncode != 0
     assert "has rows" in kept.stderr
-    assert tables_of(empty_postgres, schema) == TABLES
+    assert tables_of(empty_postgres, schema) == OUR_TABLES
 
     down = ran(*MIGRATE, "downgrade", "head:base", "--sql", "--drop-data", *where, url=url).stdout
     dropped = run_in_psql(empty_postgres, down)

@@ -15,7 +15,7 @@ from sqlalchemy import inspect, text
 from tests.support.servers import VARIABLE, VERSIONS, Database, Server, ServerError, Servers, _memory, discover
 
 if TYPE_CHECKING:
-    from tests.conftest import Databases
+    from tests.support.databases import Databases
 
 pytestmark = pytest.mark.every_server
 

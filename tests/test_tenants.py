@@ -25,9 +25,10 @@ from provider_trace_store import (
     ProviderTraceStoreError,
     TracePage,
 )
-from tests.support.batches import TABLES, both_modes
+from tests.support.batches import both_modes
 from tests.support.clients import Client
-from tests.support.spaces import MOMENT, NO_DATE, allow_undated, shared_database, shown
+from tests.support.constants import MOMENT, TABLES
+from tests.support.spaces import NO_DATE, allow_undated, shared_database, shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

@@ -24,15 +24,15 @@ A_THREAD: Final = 1_000_000
 BODY: Final = 3_000
 
 
-def trace_id(number: int) -> str:
+def numbered_id(number: int) -> str:
     """Return the id of a trace."""
     return f"provider_trace-{number:08x}-0000-7000-8000-{number:012x}"
 
 
-def a_trace(number: int) -> ProviderTrace:
+def numbered_trace(number: int) -> ProviderTrace:
     """Return a trace whose content tells its number."""
     return ProviderTrace(
-        id=trace_id(number),
+        id=numbered_id(number),
         request_json={"number": number, "text": f"{number} " * (BODY // 8)},
         response_json={"number": number},
         step_id=f"step-{number}",
@@ -62,7 +62,7 @@ def _write_with(writer: TraceWriter, task: dict[str, Any]) -> None:
     def write(first: int) -> None:
         number = first
         while number < first + task.get("count", A_THREAD) and not stop.exists():
-            writer.submit(a_trace(number), organization_id=ORGANIZATION)
+            writer.submit(numbered_trace(number), organization_id=ORGANIZATION)
             # One write, which a kill leaves out or does not.
             os.write(log, b"%d\n" % number)
             number += 1

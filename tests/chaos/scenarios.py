@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import NullPool, create_engine, text
 
-from tests.chaos.client import A_THREAD, ORGANIZATION, trace_id
+from tests.chaos.client import A_THREAD, ORGANIZATION, numbered_id
+from tests.support.constants import PATIENCE
+from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,10 +31,7 @@ if TYPE_CHECKING:
 
     from tests.support.throwaway import Throwaway
 
-ROOT: Final = Path(__file__).parents[2]
 THREADS: Final = 2
-# How long a process may take to store what it has, the server's recovery included, in seconds.
-PATIENCE: Final = 120.0
 NOWHERE: Final = "postgresql+psycopg://127.0.0.1:1/nothing?connect_timeout=2"
 NUMBERS: Final = count(1)
 # How far apart the traces of two processes are.
@@ -141,9 +140,9 @@ class Stage:
             )
             rows = connection.execute(statement).all()
         found = [row.id for row in rows]
-        ids = {trace_id(number) for number in accepted}
+        ids = {numbered_id(number) for number in accepted}
         wrong = sum(
-            not (row[1] == row[2] and trace_id(int(row[1])) == row.id and row.organization_id == ORGANIZATION)
+            not (row[1] == row[2] and numbered_id(int(row[1])) == row.id and row.organization_id == ORGANIZATION)
             for row in rows
         )
         statistics = [json.loads(path.read_text("ascii")) for path in self.directory.glob("process-*.stats*")]

@@ -36,7 +36,8 @@ from provider_trace_store.codec.encoder import Encoder
 from provider_trace_store.codec.forms import MAX_DEPTH
 from provider_trace_store.errors import TraceDecodingError, TraceEncodingError
 from provider_trace_store.tables.types import ExactJSON
-from tests.support.documents import SECRET, SECRET_NUMBER, Unstorable, documents, same, texts, unstorable, values
+from tests.support.constants import SECRET
+from tests.support.documents import SECRET_NUMBER, Unstorable, documents, same, texts, unstorable, values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -25,9 +25,9 @@ from provider_trace_store import (
 from tests.support.documents import documents, same, texts
 
 if TYPE_CHECKING:
-    from tests.support.servers import Database
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
-pytestmark = pytest.mark.every_server
+    from tests.support.servers import Database
 
 DOCUMENTS = 2_000
 A_BATCH = 20
@@ -45,7 +45,8 @@ traces = st.builds(
 )
 batches = st.lists(traces, min_size=A_BATCH, max_size=A_BATCH)
 # Two documents a trace at least, A_BATCH traces an example. The other form and the other mode share the code
-# that this proves, and get a part of the examples.
+# that this proves, and get a part of the examples. To draw an example takes several times as long as to store it:
+# each is stored in every database.
 examples = settings(
     max_examples=DOCUMENTS // (2 * A_BATCH),
     deadline=None,
@@ -54,60 +55,65 @@ examples = settings(
 a_part = settings(examples, max_examples=10)
 
 
-def assert_same(stored: ProviderTrace | None, trace: ProviderTrace) -> None:
-    assert stored is not None
-    assert same(dict(stored), dict(trace))
+def assert_same(stored: ProviderTrace | None, trace: ProviderTrace, where: str = "") -> None:
+    assert stored is not None, where
+    assert same(dict(stored), dict(trace)), where
 
 
-@pytest.mark.pgbouncer
-def test_whole_traces_read_back_equal(database: Database) -> None:
-    engine = database.engine()
+def test_whole_traces_read_back_equal(every_database: list[Database]) -> None:
+    engines = {database.name: database.engine() for database in every_database}
     count = 0
 
     @examples
     @given(batches)
     def check(batch: list[ProviderTrace]) -> None:
         nonlocal count
-        with Session(engine) as session:
-            repository = ProviderTraceRepository(session, organization_id="org-1")
-            for trace in batch:
-                repository.create(trace)
-            session.commit()
-            for trace in batch:
-                assert_same(repository.get(trace.id), trace)
-                assert_same(repository.create(trace) if count % 100 == 0 else trace, trace)  # type: ignore[arg-type]
-                count += 2
+        for name, engine in engines.items():
+            with Session(engine) as session:
+                repository = ProviderTraceRepository(session, organization_id="org-1")
+                for trace in batch:
+                    repository.create(trace)
+                session.commit()
+                for place, trace in enumerate(batch):
+                    assert_same(repository.get(trace.id), trace, name)
+                    again = repository.create(trace) if (count + 2 * place) % 100 == 0 else trace
+                    assert_same(again, trace, name)  # type: ignore[arg-type]
+        count += 2 * len(batch)
 
     check()
     assert count >= DOCUMENTS
 
 
-@pytest.mark.pgbouncer
-def test_whole_traces_read_back_equal_asynchronously(database: Database) -> None:
+def test_whole_traces_read_back_equal_asynchronously(every_database: list[Database]) -> None:
     count = 0
 
-    async def run(batch: list[ProviderTrace], engine: Any) -> None:
+    async def run(batch: list[ProviderTrace], engines: dict[str, AsyncEngine]) -> None:
         nonlocal count
-        async with AsyncSession(engine) as session:
-            repository = AsyncProviderTraceRepository(session, organization_id="org-1")
-            for trace in batch:
-                await repository.create(trace)
-            await session.commit()
-            for trace in batch:
-                assert_same(await repository.get(trace.id), trace)
-                count += 2
+        for name, engine in engines.items():
+            async with AsyncSession(engine) as session:
+                repository = AsyncProviderTraceRepository(session, organization_id="org-1")
+                for trace in batch:
+                    await repository.create(trace)
+                await session.commit()
+                for trace in batch:
+                    assert_same(await repository.get(trace.id), trace, name)
+        count += 2 * len(batch)
 
     with asyncio.Runner() as runner:
-        # Hypothesis calls synchronously: one loop for all examples keeps the engine's connections alive.
-        engine = create_async_engine(database.async_url, connect_args=connect_arguments(database))
+        # Hypothesis calls synchronously: one loop for all examples keeps the engines' connections alive.
+        engines = {
+            database.name: create_async_engine(database.async_url, connect_args=connect_arguments(database))
+            for database in every_database
+        }
 
         @a_part
         @given(batches)
         def check(batch: list[ProviderTrace]) -> None:
-            runner.run(run(batch, engine))
+            runner.run(run(batch, engines))
 
         check()
-        runner.run(engine.dispose())
+        for engine in engines.values():
+            runner.run(engine.dispose())
     assert count >= 10 * 2 * A_BATCH
 
 
@@ -115,22 +121,22 @@ def connect_arguments(database: Database) -> dict[str, Any]:
     return {"prepare_threshold": None} if database.backend == "postgresql" else {}
 
 
-@pytest.mark.pgbouncer
-def test_metadata_reads_back_equal(database: Database) -> None:
-    engine = database.engine()
+def test_metadata_reads_back_equal(every_database: list[Database]) -> None:
+    engines = {database.name: database.engine() for database in every_database}
 
     @a_part
     @given(batches)
     def check(batch: list[ProviderTrace]) -> None:
-        with Session(engine) as session:
-            repository = ProviderTraceRepository(session, organization_id="org-1", metadata_only=True)
-            for trace in batch:
-                repository.create(trace)
-            session.commit()
-            for trace in batch:
-                stored = repository.get_metadata(trace.id)
-                assert stored is not None
-                assert same(dict(stored), dict(ProviderTraceMetadata.from_trace(trace)))
+        for name, engine in engines.items():
+            with Session(engine) as session:
+                repository = ProviderTraceRepository(session, organization_id="org-1", metadata_only=True)
+                for trace in batch:
+                    repository.create(trace)
+                session.commit()
+                for trace in batch:
+                    stored = repository.get_metadata(trace.id)
+                    assert stored is not None, name
+                    assert same(dict(stored), dict(ProviderTraceMetadata.from_trace(trace))), name
 
     check()
 
@@ -142,6 +148,7 @@ ODD = ProviderTrace(
 )
 
 
+@pytest.mark.every_server
 def test_json_settings_of_the_host_have_no_part_in_it(database: Database) -> None:
     engine = database.engine(
         json_serializer=lambda _: json.dumps("changed by the host"), json_deserializer=lambda _: "changed by the host"
@@ -153,6 +160,7 @@ def test_json_settings_of_the_host_have_no_part_in_it(database: Database) -> Non
         assert_same(repository.get(ODD.id), ODD)
 
 
+@pytest.mark.every_server
 async def test_asyncpg_reads_back_equal(postgres: Database) -> None:
     server = dict(postgres.url.query)
     engine = create_async_engine(postgres.url.set(drivername="postgresql+asyncpg", query=server))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +11,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import MetaData, NullPool, column, create_engine, inspect, select, table, text
+from sqlalchemy import MetaData, NullPool, create_engine, inspect, text
 from sqlalchemy.orm import Session
 
 from provider_trace_store import (
@@ -25,18 +23,16 @@ from provider_trace_store import (
 )
 from provider_trace_store.migrations import VERSION_TABLE, current, downgrade, scripts_config, upgrade
 from provider_trace_store.tables.models import metadata
+from tests.support.constants import OUR_TABLES
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-    from tests.conftest import Databases
     from tests.support.servers import Database
 
 pytestmark = pytest.mark.every_server
 
 REVISIONS = ["0001", "0002", "0003"]
-TABLES = {"provider_traces", "provider_trace_metadata"}
-TOGETHER = 8
 
 
 def indexes_of(connection: Connection) -> set[str | None]:
@@ -66,7 +62,7 @@ def schema_of(engine: Engine) -> dict[str, object]:
                 "foreign keys": inspector.get_foreign_keys(name),
                 "unique": inspector.get_unique_constraints(name),
             }
-            for name in sorted(TABLES)
+            for name in sorted(OUR_TABLES)
         }
 
 
@@ -93,7 +89,7 @@ def test_every_migration_tells_the_operator_what_it_locks() -> None:
 @pytest.mark.pgbouncer
 def test_every_step_goes_up_down_and_up_again(empty_database: Database) -> None:
     with empty_database.engine().connect() as connection:
-        for revision, tables in zip(REVISIONS, [{"provider_traces"}, TABLES, TABLES], strict=True):
+        for revision, tables in zip(REVISIONS, [{"provider_traces"}, OUR_TABLES, OUR_TABLES], strict=True):
             before = tables_of(connection), indexes_of(connection)
             connection.commit()
             upgrade(connection, revision)
@@ -149,7 +145,7 @@ def test_upgrade_without_a_transaction_commits_its_own(empty_database: Database)
     with empty_database.engine().connect() as connection:
         upgrade(connection)
         connection.rollback()
-        assert tables_of(connection) == TABLES
+        assert tables_of(connection) == OUR_TABLES
 
 
 @pytest.mark.pgbouncer
@@ -157,7 +153,7 @@ def test_upgrade_joins_the_transaction_of_its_caller(empty_database: Database) -
     with empty_database.engine().connect() as connection:
         connection.execute(text("SELECT 1"))
         upgrade(connection)
-        assert tables_of(connection) == TABLES
+        assert tables_of(connection) == OUR_TABLES
         connection.rollback()
         assert tables_of(connection) == set()
         assert current(connection) is None
@@ -167,7 +163,7 @@ def test_upgrade_joins_the_transaction_of_its_caller(empty_database: Database) -
 async def test_upgrade_runs_on_an_asynchronous_connection(empty_database: Database) -> None:
     async with empty_database.async_engine().connect() as connection:
         await connection.run_sync(upgrade)
-        assert await connection.run_sync(tables_of) == TABLES
+        assert await connection.run_sync(tables_of) == OUR_TABLES
 
 
 @pytest.mark.pgbouncer
@@ -189,7 +185,7 @@ def test_downgrade_never_drops_rows_unless_it_is_told_to(database: Database) -> 
         with pytest.raises(TableNotEmptyError):
             downgrade(connection, "base")
         connection.rollback()
-        assert tables_of(connection) == TABLES
+        assert tables_of(connection) == OUR_TABLES
         connection.rollback()
         downgrade(connection, "base", drop_data=True)
         assert tables_of(connection) == set()
@@ -213,7 +209,7 @@ def test_upgrade_in_a_schema_of_its_own(empty_postgres: Database) -> None:
     with engine.connect() as connection:
         inspector = inspect(connection)
         assert inspector.get_table_names() == []
-        assert set(inspector.get_table_names(schema="named")) == {*TABLES, VERSION_TABLE}
+        assert set(inspector.get_table_names(schema="named")) == {*OUR_TABLES, VERSION_TABLE}
         config = scripts_config()
         config.attributes.update(connection=connection, schema="named", drop_data=False)
         command.check(config)
@@ -270,75 +266,6 @@ def test_json_columns_use_lz4_where_the_server_has_it(postgres: Database) -> Non
     ]
 
 
-@pytest.mark.pgbouncer
-def test_eight_processes_upgrade_at_once(empty_database: Database) -> None:
-    script = (
-        "import sys; from sqlalchemy import create_engine; from provider_trace_store.migrations import upgrade\n"
-        "with create_engine(sys.stdin.read()).connect() as connection: upgrade(connection)"
-    )
-    url = empty_database.url.render_as_string(hide_password=False)
-    processes = [
-        subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(TOGETHER)
-    ]
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write(url)
-        process.stdin.close()
-        process.stdin = None
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * TOGETHER, errors
-    assert_one_history(empty_database)
-
-
-def test_eight_threads_upgrade_at_once(empty_database: Database) -> None:
-    engine = empty_database.engine(poolclass=NullPool)
-
-    def run(_: int) -> None:
-        with engine.connect() as connection:
-            upgrade(connection)
-
-    with ThreadPoolExecutor(TOGETHER) as pool:
-        list(pool.map(run, range(TOGETHER)))
-    assert_one_history(empty_database)
-
-
-async def test_eight_tasks_upgrade_at_once(empty_database: Database) -> None:
-    engine = empty_database.async_engine(poolclass=NullPool)
-
-    async def run() -> None:
-        async with engine.connect() as connection:
-            await connection.run_sync(upgrade)
-
-    await asyncio.gather(*(run() for _ in range(TOGETHER)))
-    assert_one_history(empty_database)
-
-
-async def test_two_databases_are_migrated_at_once(database: Database, databases: Databases) -> None:
-    """Alembic's context is global to the process: neither may run in the other's."""
-
-    async def run(of: Database) -> None:
-        async with of.async_engine().connect() as connection:
-            await connection.run_sync(downgrade_and_upgrade)
-
-    async with databases.make(database.name, migrated=True) as other:
-        await asyncio.gather(run(other), run(database))
-        assert_one_history(other)
-        assert_one_history(database)
-
-
-def downgrade_and_upgrade(connection: Connection) -> None:
-    for _ in range(3):
-        downgrade(connection, "base")
-        upgrade(connection)
-
-
-def assert_one_history(database: Database) -> None:
-    with database.engine().connect() as connection:
-        assert connection.scalars(select(column("version_num")).select_from(table(VERSION_TABLE))).all() == ["0003"]
-        assert tables_of(connection) == TABLES
-
-
 def test_logging_of_an_embedding_host_stays_as_it_is(empty_database: Database) -> None:
     script = (
         "import logging, sys; from sqlalchemy import create_engine\n"
@@ -363,5 +290,5 @@ def test_host_autogenerate_with_our_filter_is_empty(database: Database) -> None:
         filtered = compare_metadata(
             MigrationContext.configure(connection, opts={"include_name": include_name}), MetaData()
         )
-    assert {change[1].name for change in unfiltered if change[0] == "remove_table"} == {*TABLES, VERSION_TABLE}
+    assert {change[1].name for change in unfiltered if change[0] == "remove_table"} == {*OUR_TABLES, VERSION_TABLE}
     assert filtered == []

@@ -12,7 +12,9 @@ from sqlalchemy.orm import Session
 from provider_trace_store import ProviderTraceRepository, TableMismatchError
 from provider_trace_store.migrations import downgrade, schema_metadata, upgrade
 from provider_trace_store.migrations.indexes import missing_indexes
-from tests.support.batches import ORG, a_batch, a_trace, run_script
+from tests.support.batches import run_script
+from tests.support.constants import ORG, OUR_TABLES
+from tests.support.traces import a_batch, a_trace
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.every_server
 
 
-TABLES: Final = ("provider_traces", "provider_trace_metadata")
 # What only a server with ICU can really make; the catalogue says the same.
 VAGUE: Final = (
     'CREATE COLLATION vague FROM "C"',
@@ -31,7 +32,7 @@ VAGUE: Final = (
 
 
 def names_of(connection: Connection) -> set[str | None]:
-    return {index["name"] for table in TABLES for index in inspect(connection).get_indexes(table)}
+    return {index["name"] for table in OUR_TABLES for index in inspect(connection).get_indexes(table)}
 
 
 def fill_and_go_back(database: Database) -> None:

@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import asynccontextmanager, closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -22,13 +21,14 @@ from sqlalchemy import create_engine, select
 
 from provider_trace_store import ProviderTraceMetadataRecord, ProviderTraceRecord
 from provider_trace_store.migrations import upgrade
+from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
 
     from tests.support.servers import Database
 
-ROOT: Final = Path(__file__).parents[2]
 URL: Final = "PROVIDER_TRACE_STORE_DATABASE_URL"
 TENANT: Final = {"X-Organization-Id": "org-a"}
 CALL: Final = {"step_id": "step-1", "prompt": "Hello"}

@@ -16,8 +16,7 @@ from packaging.version import Version
 
 import provider_trace_store
 from hatch_build import with_links_for_an_index
-
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
 
 
 def project() -> dict[str, Any]:

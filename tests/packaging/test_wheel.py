@@ -11,21 +11,21 @@ import sys
 import tarfile
 import venv
 import zipfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from provider_trace_store import __version__
+from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from tests.support.servers import Database
 
 pytestmark = pytest.mark.wheel
 
-ROOT: Final = Path(__file__).parents[2]
 NEEDS_TYPER: Final = "provider-trace-store needs Typer: pip install 'provider_trace_store[cli]'\n"
 # What an application does with the package, by nothing but the wheel.
 ROUND_TRIP: Final = """

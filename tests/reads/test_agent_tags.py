@@ -7,11 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.support.spaces import (
-    Space,
-    shared_database,
-    space,
-)
+from tests.support.spaces import Space, shared_database, space
 
 __all__ = ["shared_database", "space"]
 

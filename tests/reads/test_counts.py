@@ -11,8 +11,9 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from provider_trace_store import ProviderTraceRepository
-from tests.support.batches import a_trace
-from tests.support.spaces import MICROSECOND, MOMENT, NO_DATE, Space, allow_undated, shared_database, space
+from tests.support.constants import MOMENT
+from tests.support.spaces import MICROSECOND, NO_DATE, Space, allow_undated, shared_database, space
+from tests.support.traces import a_trace
 
 if TYPE_CHECKING:
     from provider_trace_store import ProviderTrace

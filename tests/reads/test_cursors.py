@@ -15,15 +15,8 @@ from provider_trace_store import (
 )
 from provider_trace_store.reads.cursors import Position, to_text
 from provider_trace_store.reads.filters import selection_of
-from tests.support.spaces import (
-    MICROSECOND,
-    MOMENT,
-    Space,
-    error_of,
-    shared_database,
-    shown,
-    space,
-)
+from tests.support.constants import MOMENT, SECRET
+from tests.support.spaces import MICROSECOND, Space, error_of, shared_database, shown, space
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +27,6 @@ __all__ = ["shared_database", "space"]
 
 TEXT_FILTERS: Final = ("step_id", "run_id", "agent_id", "call_type", "source", "user_id", "org_id")
 URL_SAFE: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
-SECRET: Final = "sk-secret-0123456789"  # noqa: S105  (stands for what a client sent and no error may show)
 
 
 async def test_a_cursor_is_short_text_that_needs_no_escaping_in_a_url(space: Space) -> None:

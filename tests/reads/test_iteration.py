@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.spaces import (
-    MOMENT,
-    Space,
-    shared_database,
-    space,
-)
+from tests.support.constants import MOMENT
+from tests.support.spaces import Space, shared_database, space
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,17 +16,17 @@ from sqlalchemy.orm import Session
 
 from provider_trace_store import ProviderTraceRepository
 from tests.support.batches import run_script
+from tests.support.constants import ORG, OUR_TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sqlalchemy import Connection
 
-    from tests.conftest import Databases
+    from tests.support.databases import Databases
     from tests.support.servers import Database
 
 
-ORG: Final = "org-1"
 # It stopped when the first eighth was written.
 GONE: Final = "org-gone"
 ROWS: Final = 20_000
@@ -36,7 +36,6 @@ START: Final = datetime(2025, 1, 1, tzinfo=UTC)
 STEP: Final = timedelta(minutes=30)
 MIDDLE: Final = START + STEP * (ROWS // 2)
 LIMIT: Final = 100
-OUR_TABLES: Final = frozenset({"provider_traces", "provider_trace_metadata"})
 
 # Each half hour a row; half of them a large tenant's, three tenths ours, the rest small tenants'.
 LOAD: Final = f"""

@@ -19,17 +19,9 @@ from provider_trace_store import (
     ProviderTraceMetadata,
     TracePage,
 )
-from tests.support.batches import TABLES
-from tests.support.spaces import (
-    MICROSECOND,
-    MOMENT,
-    Space,
-    error_of,
-    shared_database,
-    shown,
-    space,
-    the_metadata_of,
-)
+from tests.support.constants import MOMENT, SECRET, TABLES
+from tests.support.spaces import MICROSECOND, Space, error_of, shared_database, shown, space
+from tests.support.traces import the_metadata_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +31,6 @@ __all__ = ["shared_database", "space"]
 
 
 TEXT_FILTERS: Final = ("step_id", "run_id", "agent_id", "call_type", "source", "user_id", "org_id")
-SECRET: Final = "sk-secret-0123456789"  # noqa: S105  (stands for what a client sent and no error may show)
 
 
 # Filters

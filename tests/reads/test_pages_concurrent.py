@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy.orm import Session
 
 from provider_trace_store import ProviderTraceRepository
-from tests.support.batches import MOMENT, ORG, a_trace, trace_id
+from tests.support.constants import MOMENT, ORG
+from tests.support.traces import a_trace, trace_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

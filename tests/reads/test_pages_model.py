@@ -39,7 +39,7 @@ MOMENTS: Final = (
 NUMBERS: Final = 12
 # Rows of `provider_traces` without a date, which only other writers leave.
 UNDATED: Final = (3, 7)
-TABLES: Final = ("full", "metadata")
+PLACES: Final = ("full", "metadata")
 
 
 def fields(number: int) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Model:
             rows[number] = is_deleted
         return bool(changed)
 
-    def visible(self, query: Query, *, tables: tuple[str, ...] = TABLES) -> list[Row]:
+    def visible(self, query: Query, *, tables: tuple[str, ...] = PLACES) -> list[Row]:
         """Return what a query finds, in its order."""
         found = {
             number: Row(fields(number)["created_at"], number, table)
@@ -126,7 +126,7 @@ class Cursor(NamedTuple):
 
 
 numbers = st.integers(0, NUMBERS - 1)
-tables = st.sampled_from(TABLES)
+tables = st.sampled_from(PLACES)
 queries = st.builds(
     lambda order, filters: Query(order, tuple(sorted(filters.items()))),
     st.sampled_from(["newest", "oldest"]),
@@ -177,7 +177,7 @@ class Play:
             table: ProviderTraceRepository(
                 session, organization_id=f"org-{self.mark}", metadata_only=table == "metadata"
             )
-            for table in TABLES
+            for table in PLACES
         }
         self.repository = self.repositories["full"]
         self.model = Model()

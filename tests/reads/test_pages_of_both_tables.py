@@ -14,16 +14,9 @@ from sqlalchemy import text
 from provider_trace_store import (
     ProviderTraceMetadata,
 )
-from tests.support.spaces import (
-    MICROSECOND,
-    MOMENT,
-    NO_DATE,
-    Space,
-    allow_undated,
-    shared_database,
-    space,
-    the_metadata_of,
-)
+from tests.support.constants import MOMENT
+from tests.support.spaces import MICROSECOND, NO_DATE, Space, allow_undated, shared_database, space
+from tests.support.traces import the_metadata_of
 
 if TYPE_CHECKING:
     from tests.support.servers import Database

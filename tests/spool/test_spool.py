@@ -22,8 +22,12 @@ from provider_trace_store.spool.lock import Ownership
 from provider_trace_store.spool.segment import Segment, SegmentDamagedError, delete_file
 from provider_trace_store.tables.kinds import FULL
 from provider_trace_store.tables.rows import RowMaker
-from tests.support.batches import ORG, a_batch, a_trace, both_modes, trace_id
+from tests.support.batches import both_modes
+from tests.support.constants import ORG
 from tests.support.documents import documents
+from tests.support.spools import garble_the_head, garble_the_middle, left_behind, overwritten
+from tests.support.traces import a_batch, a_trace, trace_id
+from tests.support.waiting import wait_until
 from tests.support.writers import (
     NOWHERE,
     a_writer,
@@ -33,7 +37,6 @@ from tests.support.writers import (
     ids_in,
     read,
     read_metadata,
-    wait_until,
 )
 
 if TYPE_CHECKING:
@@ -49,16 +52,6 @@ MAKER: Final = RowMaker(FULL.layout, ORG)
 def directory(tmp_path: Path) -> Path:
     """Return where the spool is."""
     return tmp_path / "spool"
-
-
-def left_behind(directory: Path, traces: list[ProviderTrace], **options: Any) -> list[Path]:
-    """Leave traces in a spool, as a process that ended while the database was away, and return its files."""
-    with a_writer_to_nowhere(spool_dir=directory, batch_age=3600, **options) as writer:
-        for trace in traces:
-            writer.submit(trace, organization_id=ORG)
-    assert writer.stats.spooled == len(traces) + writer.stats.adopted
-    assert_accounted(writer.stats)
-    return sorted(directory.glob("*-*.db"))
 
 
 def test_only_its_owner_may_look_into_it(directory: Path) -> None:
@@ -195,26 +188,12 @@ def test_reading_goes_on_where_storing_ended(tmp_path: Path) -> None:
     segment.close()
 
 
-def overwritten(path: Path, start: int, data: bytes) -> None:
-    with path.open("r+b") as file:
-        file.seek(start)
-        file.write(data)
-
-
 def cut_in_half(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
 def zero_a_page(path: Path) -> None:
     overwritten(path, path.stat().st_size // 2 // 16384 * 16384, bytes(16384))
-
-
-def garble_the_middle(path: Path) -> None:
-    overwritten(path, path.stat().st_size // 2, b"\xde\xad\xbe\xef" * 8192)
-
-
-def garble_the_head(path: Path) -> None:
-    overwritten(path, 0, b"no database at all" * 10)
 
 
 def garble_a_document(path: Path) -> None:

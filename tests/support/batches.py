@@ -1,51 +1,27 @@
-"""What the tests of `create_many` share: batches, what a host adds to our tables, and counting statements."""
+"""Helpers for tests of writes: results, errors, rules of a host in our tables, and counts of statements."""
 
 from __future__ import annotations
 
 import traceback
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from sqlalchemy import text
 
-from provider_trace_store import BulkResult, ProviderTrace, ProviderTraceMetadata
+from provider_trace_store import BulkResult, ProviderTraceMetadata
+from tests.support.constants import SECRET, TABLES
 from tests.support.documents import same
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from provider_trace_store import ProviderTrace
     from tests.support.clients import Client, RepositoryClient
     from tests.support.servers import Database
 
-ORG: Final = "org-1"
-SECRET: Final = "the-payload-that-nobody-may-see"  # noqa: S105  (no password: what a test looks for)
-MOMENT: Final = datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=UTC)
-TABLES: Final = {False: "provider_traces", True: "provider_trace_metadata"}
 POISON: Final = {"call_type": "poison"}
 
 both_modes = pytest.mark.parametrize("metadata_only", [False, True], ids=["full", "metadata"])
-
-
-def trace_id(number: int) -> str:
-    return f"provider_trace-{number:08x}-0000-7000-8000-000000000000"
-
-
-def a_trace(number: int, **fields: Any) -> ProviderTrace:
-    """Return a trace of which each text holds the secret that no error may show, and no two are alike."""
-    defaults: dict[str, Any] = {
-        "id": trace_id(number),
-        "request_json": {"model": "m-1", "messages": [{"role": "user", "content": f"{SECRET} {number}"}]},
-        "response_json": {"text": SECRET, "usage": {"total_tokens": number}},
-        "source": SECRET,
-        "run_id": f"run-{number}",
-        "created_at": MOMENT + timedelta(seconds=number),
-    }
-    return ProviderTrace(**(defaults | fields))
-
-
-def a_batch(size: int, first: int = 0) -> list[ProviderTrace]:
-    return [a_trace(number) for number in range(first, first + size)]
 
 
 def counts(result: BulkResult) -> tuple[int, int, int]:

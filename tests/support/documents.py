@@ -11,10 +11,11 @@ from uuid import UUID
 
 from hypothesis import strategies as st
 
+from tests.support.constants import SECRET
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SECRET: Final = "sk-secret-0123456789"  # noqa: S105  (stands for a payload that no error may show)
 SECRET_NUMBER: Final = 918273645918273645
 
 

@@ -13,18 +13,18 @@ import pytest
 from sqlalchemy import bindparam, text
 
 from provider_trace_store import ProviderTrace, ProviderTraceMetadata, ProviderTraceStoreError
-from tests.support.batches import TABLES, run_script
+from tests.support.batches import run_script
+from tests.support.constants import MOMENT, TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
-    from tests.conftest import Databases
     from tests.support.clients import Client, RepositoryClient
+    from tests.support.databases import Databases
     from tests.support.servers import Database
 
 Place = Literal["full", "metadata", "both"]
 
-MOMENT: Final = datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=UTC)
 NO_DATE: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -60,11 +60,6 @@ def allow_undated(database: Database) -> None:
             for default in ("CURRENT_TIMESTAMP", "(CURRENT_TIMESTAMP)")
         ),
     )
-
-
-def the_metadata_of(trace: ProviderTrace) -> ProviderTraceMetadata:
-    """Return what a read of a trace's metadata must equal."""
-    return ProviderTraceMetadata(**{name: getattr(trace, name) for name in ProviderTraceMetadata.model_fields})
 
 
 async def error_of(call: Awaitable[Any]) -> BaseException:

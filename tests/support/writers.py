@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,10 +10,10 @@ from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.orm import Session
 
 from provider_trace_store import ProviderTraceRepository, TraceWriter
-from tests.support.batches import ORG, TABLES
+from tests.support.constants import ORG, TABLES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from sqlalchemy import URL
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from provider_trace_store import ProviderTrace, ProviderTraceMetadata, WriterStats
     from tests.support.servers import Database
 
-# Nothing in the tests takes so long, in seconds.
-PATIENCE: Final = 30.0
 # Where nobody listens.
 NOWHERE: Final = "postgresql+psycopg://nobody:hunter2-secret@127.0.0.1:1/nothing?connect_timeout=2"
 
@@ -74,14 +71,6 @@ def read_metadata(database: Database, trace_id: str) -> ProviderTraceMetadata | 
     """Return the metadata of a trace."""
     with Session(database.engine()) as session:
         return ProviderTraceRepository(session, organization_id=ORG).get_metadata(trace_id)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    """Wait for something that another thread or process does."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
 
 
 def rejects_in(spool: Path) -> list[dict[str, Any]]:

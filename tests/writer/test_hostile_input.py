@@ -27,18 +27,12 @@ from provider_trace_store.spool.segment import Segment, SegmentDamagedError
 from provider_trace_store.tables.kinds import FULL
 from provider_trace_store.tables.rows import RowMaker
 from provider_trace_store.writer.worker import Worker
-from tests.spool.test_spool import garble_the_head, garble_the_middle, left_behind
-from tests.support.batches import ORG, SECRET, a_batch, a_trace, run_script, trace_id
-from tests.support.writers import (
-    NOWHERE,
-    a_writer,
-    a_writer_to_nowhere,
-    assert_accounted,
-    files_in,
-    ids_in,
-    rejects_in,
-    wait_until,
-)
+from tests.support.batches import run_script
+from tests.support.constants import ORG, SECRET
+from tests.support.spools import garble_the_head, garble_the_middle, left_behind
+from tests.support.traces import a_batch, a_trace, trace_id
+from tests.support.waiting import wait_until
+from tests.support.writers import NOWHERE, a_writer, a_writer_to_nowhere, assert_accounted, files_in, ids_in, rejects_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

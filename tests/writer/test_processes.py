@@ -9,26 +9,30 @@ import sys
 import textwrap
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.support.batches import ORG, a_trace, trace_id
-from tests.support.writers import NOWHERE, a_writer, files_in, ids_in, wait_until
+from tests.support.constants import ORG
+from tests.support.paths import ROOT
+from tests.support.traces import a_trace, trace_id
+from tests.support.waiting import wait_until
+from tests.support.writers import NOWHERE, a_writer, files_in, ids_in
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sqlalchemy import URL
 
     from tests.support.servers import Database
 
-ROOT: Final = Path(__file__).parents[2]
 BEGIN: Final = """
 import os, signal, sys, threading, time, logging
 logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
 from sqlalchemy import create_engine
 from provider_trace_store import TraceWriter
-from tests.support.batches import a_trace, ORG
+from tests.support.constants import ORG
+from tests.support.traces import a_trace
 url, spool = sys.argv[1:]
 engine = create_engine(url)
 options = {"max_retry_delay": 0.2, "batch_age": 3600, "close_timeout": 2.0}

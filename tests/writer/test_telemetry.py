@@ -14,8 +14,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.support.batches import ORG, SECRET, a_batch, a_trace
-from tests.support.writers import a_writer, a_writer_to_nowhere, wait_until
+from tests.support.constants import ORG, SECRET
+from tests.support.traces import a_batch, a_trace
+from tests.support.waiting import wait_until
+from tests.support.writers import a_writer, a_writer_to_nowhere
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

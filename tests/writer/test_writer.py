@@ -30,8 +30,11 @@ from provider_trace_store import (
     WriterStats,
 )
 from provider_trace_store.migrations import upgrade
-from tests.support.batches import ORG, SECRET, a_batch, a_trace, both_modes, refuse_poison, trace_id
+from tests.support.batches import both_modes, refuse_poison
+from tests.support.constants import ORG, SECRET
 from tests.support.documents import same
+from tests.support.traces import a_batch, a_trace, trace_id
+from tests.support.waiting import wait_until
 from tests.support.writers import (
     a_writer,
     a_writer_to_nowhere,
@@ -41,7 +44,6 @@ from tests.support.writers import (
     read,
     read_metadata,
     rejects_in,
-    wait_until,
 )
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
 from provider_trace_store import (
     AsyncProviderTraceRepository,
@@ -25,67 +25,21 @@ from provider_trace_store.errors import (
     ProviderTraceUnavailableError,
     TraceEncodingError,
 )
+from tests.support.batches import both_modes
+from tests.support.constants import MOMENT, ORG, SECRET
+from tests.support.hosts import HostRow
+from tests.support.traces import a_trace, every_field, the_metadata_of, trace_id
+from tests.support.waiting import until_a_session_waits_for_a_lock
 
 if TYPE_CHECKING:
     from tests.support.clients import Client, RepositoryClient
     from tests.support.servers import Database
 
-ORG: Final = "org-1"
-ID: Final = "provider_trace-0195a1b2-0000-7000-8000-000000000001"
-SECRET: Final = "sk-secret-0123456789"  # noqa: S105  (stands for a payload that no error may show)
-MOMENT: Final = datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=UTC)
-METADATA_FIELDS: Final = tuple(ProviderTraceMetadata.model_fields)
+ID: Final = trace_id(0)
 COUNTS: Final = {
     False: text("SELECT count(*) FROM provider_traces"),
     True: text("SELECT count(*) FROM provider_trace_metadata"),
 }
-
-both_modes = pytest.mark.parametrize("metadata_only", [False, True], ids=["full", "metadata"])
-
-
-class HostBase(DeclarativeBase):
-    """A host application's own tables."""
-
-
-class HostRow(HostBase):
-    """A row of the host's, in the same session."""
-
-    __tablename__ = "host_rows"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-
-
-def a_trace(**fields: Any) -> ProviderTrace:
-    defaults: dict[str, Any] = {
-        "id": ID,
-        "request_json": {"model": "m-1", "messages": [{"role": "user", "content": "hello"}]},
-        "response_json": {"choices": [], "usage": {"total_tokens": 3}},
-        "created_at": MOMENT,
-    }
-    return ProviderTrace(**(defaults | fields))
-
-
-def every_field(**fields: Any) -> ProviderTrace:
-    defaults: dict[str, Any] = {
-        "step_id": "step-1",
-        "agent_id": "agent-1",
-        "agent_tags": ["b", "a", "", "ü"],
-        "call_type": "agent_step",
-        "run_id": "run-1",
-        "source": "service-1",
-        "org_id": "org-of-the-protocol",
-        "user_id": "user-1",
-        "compaction_settings": {"mode": "sliding", "share": 0.3},
-        "llm_config": {"model": "m-1", "temperature": 0.1},
-        "created_by_id": "user-2",
-        "last_updated_by_id": "user-3",
-        "updated_at": MOMENT + timedelta(days=1),
-    }
-    return a_trace(**(defaults | fields))
-
-
-def the_metadata_of(trace: ProviderTrace) -> ProviderTraceMetadata:
-    return ProviderTraceMetadata(**{name: getattr(trace, name) for name in METADATA_FIELDS})
 
 
 async def read(repository: RepositoryClient, trace_id: str, *, metadata_only: bool) -> Any:
@@ -104,7 +58,7 @@ async def delete(client: Client, trace_id: str) -> None:
 @pytest.mark.pgbouncer
 @pytest.mark.parametrize("make", [a_trace, every_field], ids=["required fields", "every field"])
 async def test_a_trace_reads_back_equal(client: Client, make: Any) -> None:
-    trace = make()
+    trace = make(0)
     repository = client.repository(organization_id=ORG)
     created = await repository.create(trace)
     await client.commit()
@@ -116,7 +70,7 @@ async def test_a_trace_reads_back_equal(client: Client, make: Any) -> None:
 @pytest.mark.every_server
 @pytest.mark.parametrize("make", [a_trace, every_field], ids=["required fields", "every field"])
 async def test_metadata_reads_back_equal_with_the_traces_own_id_and_date(client: Client, make: Any) -> None:
-    trace = make()
+    trace = make(0)
     repository = client.repository(organization_id=ORG, metadata_only=True)
     created = await repository.create(trace)
     await client.commit()
@@ -129,7 +83,7 @@ async def test_metadata_reads_back_equal_with_the_traces_own_id_and_date(client:
 
 
 async def test_moments_read_back_in_utc(client: Client) -> None:
-    trace = a_trace(created_at="2026-03-29T03:30:00.123456+02:00", updated_at="2026-03-29T10:30:00+09:00")
+    trace = a_trace(0, created_at="2026-03-29T03:30:00.123456+02:00", updated_at="2026-03-29T10:30:00+09:00")
     repository = client.repository(organization_id=ORG)
     await repository.create(trace)
     await client.commit()
@@ -141,7 +95,7 @@ async def test_moments_read_back_in_utc(client: Client) -> None:
 
 
 async def test_the_flag_decides_where_create_writes_and_nothing_else(client: Client) -> None:
-    whole, bare = a_trace(step_id="step-1"), a_trace(id=f"{ID}-2", step_id="step-1")
+    whole, bare = a_trace(0, step_id="step-1"), a_trace(0, id=f"{ID}-2", step_id="step-1")
     full = client.repository(organization_id=ORG)
     flagged = client.repository(organization_id=ORG, metadata_only=True)
     await full.create(whole)
@@ -158,7 +112,7 @@ async def test_the_flag_decides_where_create_writes_and_nothing_else(client: Cli
 
 
 async def test_a_trace_may_be_kept_in_both_forms(client: Client) -> None:
-    trace = a_trace()
+    trace = a_trace(0)
     for flag in (False, True):
         await client.repository(organization_id=ORG, metadata_only=flag).create(trace)
     await client.commit()
@@ -170,8 +124,8 @@ async def test_a_trace_may_be_kept_in_both_forms(client: Client) -> None:
 @both_modes
 async def test_the_actor_is_who_wrote_the_row_unless_the_trace_says(client: Client, metadata_only: bool) -> None:
     repository = client.repository(organization_id=ORG, actor_id="actor-1", metadata_only=metadata_only)
-    created = await repository.create(a_trace())
-    await repository.create(a_trace(id=f"{ID}-2", created_by_id="user-2"))
+    created = await repository.create(a_trace(0))
+    await repository.create(a_trace(0, id=f"{ID}-2", created_by_id="user-2"))
     await client.commit()
     found = await read(repository, ID, metadata_only=metadata_only)
     assert found == created
@@ -182,13 +136,13 @@ async def test_the_actor_is_who_wrote_the_row_unless_the_trace_says(client: Clie
 
 @both_modes
 async def test_create_leaves_the_callers_trace_as_it_was(client: Client, metadata_only: bool) -> None:
-    trace = a_trace()
+    trace = a_trace(0)
     await client.repository(organization_id=ORG, actor_id="actor-1", metadata_only=metadata_only).create(trace)
-    assert trace == a_trace()
+    assert trace == a_trace(0)
 
 
 async def test_metadata_does_not_care_whether_the_bodies_can_be_stored(client: Client) -> None:
-    trace = a_trace(request_json={"tools": {SECRET}}, llm_config={"when": object()})
+    trace = a_trace(0, request_json={"tools": {SECRET}}, llm_config={"when": object()})
     repository = client.repository(organization_id=ORG, metadata_only=True)
     await repository.create(trace)
     await client.commit()
@@ -209,7 +163,7 @@ async def test_a_body_that_cannot_be_stored_is_refused_before_the_database_is_to
     client: Client, statements: list[str], fields: dict[str, Any], path: str
 ) -> None:
     with pytest.raises(TraceEncodingError) as caught:
-        await client.repository(organization_id=ORG).create(a_trace(**fields))
+        await client.repository(organization_id=ORG).create(a_trace(0, **fields))
     assert statements == []
     assert not client.session.in_transaction()
     assert (caught.value.trace_id, caught.value.path) == (ID, path)
@@ -227,7 +181,7 @@ async def test_text_put_around_the_schema_is_refused_before_the_database_is_touc
     client: Client, statements: list[str], metadata_only: bool, name: str
 ) -> None:
     field = "org_id" if name == "organization_id_of_the_protocol" else name
-    trace = a_trace().model_copy(update={field: f"provider_trace-01234567{SECRET}\0"})
+    trace = a_trace(0).model_copy(update={field: f"provider_trace-01234567{SECRET}\0"})
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
     with pytest.raises(ValueError, match="NUL") as caught:
         await repository.create(trace)
@@ -243,7 +197,7 @@ async def test_text_put_around_the_schema_is_refused_before_the_database_is_touc
 @both_modes
 async def test_create_never_commits_not_even_as_the_first_statement(client: Client, metadata_only: bool) -> None:
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
-    await repository.create(a_trace())
+    await repository.create(a_trace(0))
     assert await client.scalar(COUNTS[metadata_only]) == 1
     other = await client.another()
     assert await other.scalar(COUNTS[metadata_only]) == 0
@@ -256,9 +210,9 @@ async def test_create_never_commits_not_even_as_the_first_statement(client: Clie
 async def test_what_is_rolled_back_after_reads_and_several_creates_is_gone(client: Client, metadata_only: bool) -> None:
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
     assert await repository.get(ID) is None
-    await repository.create(a_trace())
-    await repository.create(a_trace())
-    await repository.create(a_trace(id=f"{ID}-2"))
+    await repository.create(a_trace(0))
+    await repository.create(a_trace(0))
+    await repository.create(a_trace(0, id=f"{ID}-2"))
     await client.rollback()
     assert await client.scalar(COUNTS[metadata_only]) == 0
 
@@ -270,9 +224,9 @@ async def test_a_savepoint_of_the_hosts_takes_the_trace_back_and_nothing_more(
     client: Client, metadata_only: bool
 ) -> None:
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
-    await repository.create(a_trace())
+    await repository.create(a_trace(0))
     await client.execute(text("SAVEPOINT of_the_host"))
-    await repository.create(a_trace(id=f"{ID}-2"))
+    await repository.create(a_trace(0, id=f"{ID}-2"))
     await client.execute(text("ROLLBACK TO SAVEPOINT of_the_host"))
     await client.commit()
     assert await read(repository, ID, metadata_only=metadata_only) is not None
@@ -284,13 +238,13 @@ async def test_a_failure_leaves_the_transaction_usable_and_earlier_writes_intact
     client: Client, metadata_only: bool
 ) -> None:
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
-    await repository.create(a_trace())
+    await repository.create(a_trace(0))
     with pytest.raises(ProviderTraceConflictError):
-        await repository.create(a_trace(step_id="another"))
-    await repository.create(a_trace(id=f"{ID}-2"))
+        await repository.create(a_trace(0, step_id="another"))
+    await repository.create(a_trace(0, id=f"{ID}-2"))
     await client.commit()
-    for trace_id in (ID, f"{ID}-2"):
-        assert await read(repository, trace_id, metadata_only=metadata_only) is not None
+    for stored in (ID, f"{ID}-2"):
+        assert await read(repository, stored, metadata_only=metadata_only) is not None
 
 
 @both_modes
@@ -300,7 +254,7 @@ async def test_a_failure_of_the_hosts_pending_objects_is_the_hosts_error(client:
     await client.commit()
     client.session.add(HostRow(id=1))
     with pytest.raises(IntegrityError):
-        await client.repository(organization_id=ORG, metadata_only=metadata_only).create(a_trace())
+        await client.repository(organization_id=ORG, metadata_only=metadata_only).create(a_trace(0))
     await client.rollback()
     assert await client.scalar(COUNTS[metadata_only]) == 0
 
@@ -309,10 +263,10 @@ async def test_a_failure_of_the_hosts_pending_objects_is_the_hosts_error(client:
 async def test_pending_objects_of_the_hosts_survive_a_failure(client: Client, metadata_only: bool) -> None:
     await client.execute(text("CREATE TABLE host_rows (id integer PRIMARY KEY)"))
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
-    await repository.create(a_trace())
+    await repository.create(a_trace(0))
     client.session.add(HostRow(id=1))
     with pytest.raises(ProviderTraceConflictError):
-        await repository.create(a_trace(step_id="another"))
+        await repository.create(a_trace(0, step_id="another"))
     await client.commit()
     assert await client.scalar(text("SELECT count(*) FROM host_rows")) == 1
 
@@ -324,10 +278,10 @@ async def test_pending_objects_of_the_hosts_survive_a_failure(client: Client, me
 @both_modes
 async def test_the_same_trace_again_returns_what_is_stored_and_adds_no_row(client: Client, metadata_only: bool) -> None:
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
-    first = await repository.create(every_field())
-    again = await repository.create(every_field())
+    first = await repository.create(every_field(0))
+    again = await repository.create(every_field(0))
     await client.commit()
-    once_more = await repository.create(every_field())
+    once_more = await repository.create(every_field(0))
     await client.commit()
     assert first == again == once_more
     assert type(again) is type(first)
@@ -336,9 +290,9 @@ async def test_the_same_trace_again_returns_what_is_stored_and_adds_no_row(clien
 
 async def test_the_order_of_keys_is_not_content(client: Client) -> None:
     repository = client.repository(organization_id=ORG)
-    stored = a_trace(request_json={"a": {"x": 1, "y": [1.5]}, "b": 2})
+    stored = a_trace(0, request_json={"a": {"x": 1, "y": [1.5]}, "b": 2})
     await repository.create(stored)
-    again = await repository.create(a_trace(request_json={"b": 2, "a": {"y": [1.5], "x": 1}}))
+    again = await repository.create(a_trace(0, request_json={"b": 2, "a": {"y": [1.5], "x": 1}}))
     assert again == stored
     assert await client.scalar(COUNTS[False]) == 1
 
@@ -346,8 +300,8 @@ async def test_the_order_of_keys_is_not_content(client: Client) -> None:
 async def test_documents_that_json_lacks_are_the_same_again(client: Client) -> None:
     repository = client.repository(organization_id=ORG)
     body = {"logprob": float("-inf"), "nan": float("nan"), "signature": b"\xff\0", "text": "\0\ud800"}
-    await repository.create(a_trace(response_json=body))
-    await repository.create(a_trace(response_json=dict(body)))
+    await repository.create(a_trace(0, response_json=body))
+    await repository.create(a_trace(0, response_json=dict(body)))
     assert await client.scalar(COUNTS[False]) == 1
 
 
@@ -357,9 +311,9 @@ async def test_the_bookkeeping_of_the_first_writer_stands(client: Client, metada
         client.repository(organization_id=ORG, actor_id=actor, metadata_only=metadata_only)
         for actor in ("actor-1", "actor-2")
     )
-    await first.create(a_trace())
+    await first.create(a_trace(0))
     await client.commit()
-    again = await second.create(a_trace(updated_at=MOMENT))
+    again = await second.create(a_trace(0, updated_at=MOMENT))
     await client.commit()
     found = await read(first, ID, metadata_only=metadata_only)
     assert again == found
@@ -391,11 +345,11 @@ async def test_other_content_under_the_same_id_is_a_conflict_and_the_stored_row_
     client: Client, metadata_only: bool
 ) -> None:
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
-    stored = await repository.create(every_field())
+    stored = await repository.create(every_field(0))
     await client.commit()
     for name, value in (_CHANGES if metadata_only else _CHANGES | _BODY_CHANGES).items():
         with pytest.raises(ProviderTraceConflictError) as caught:
-            await repository.create(every_field(**{name: value}))
+            await repository.create(every_field(0, **{name: value}))
         assert caught.value.trace_id == ID, name
     await client.commit()
     assert await read(repository, ID, metadata_only=metadata_only) == stored
@@ -404,8 +358,8 @@ async def test_other_content_under_the_same_id_is_a_conflict_and_the_stored_row_
 
 async def test_bodies_are_no_content_of_metadata(client: Client) -> None:
     repository = client.repository(organization_id=ORG, metadata_only=True)
-    stored = await repository.create(every_field())
-    assert await repository.create(every_field(**_BODY_CHANGES)) == stored
+    stored = await repository.create(every_field(0))
+    assert await repository.create(every_field(0, **_BODY_CHANGES)) == stored
 
 
 @both_modes
@@ -416,17 +370,17 @@ async def test_an_id_taken_by_another_organization_or_a_deleted_row_is_a_conflic
         client.repository(organization_id=organization, metadata_only=metadata_only)
         for organization in ("org-other", ORG)
     )
-    await others.create(a_trace(user_id=SECRET))
-    await ours.create(a_trace(id=f"{ID}-2"))
+    await others.create(a_trace(0, user_id=SECRET))
+    await ours.create(a_trace(0, id=f"{ID}-2"))
     await delete(client, f"{ID}-2")
-    await ours.create(a_trace(id=f"{ID}-3"))
+    await ours.create(a_trace(0, id=f"{ID}-3"))
     await client.commit()
     errors = []
     for attempt in (
-        a_trace(user_id=SECRET),
-        a_trace(user_id="different"),
-        a_trace(id=f"{ID}-2"),
-        a_trace(id=f"{ID}-3", user_id="different"),
+        a_trace(0, user_id=SECRET),
+        a_trace(0, user_id="different"),
+        a_trace(0, id=f"{ID}-2"),
+        a_trace(0, id=f"{ID}-3", user_id="different"),
     ):
         with pytest.raises(ProviderTraceConflictError) as caught:
             await ours.create(attempt)
@@ -448,7 +402,7 @@ async def test_an_id_taken_by_another_organization_or_a_deleted_row_is_a_conflic
 async def test_reads_see_only_the_repositorys_organization(client: Client) -> None:
     for flag in (False, True):
         await client.repository(organization_id="org-other", metadata_only=flag).create(
-            a_trace(step_id="step-1", org_id=ORG)
+            a_trace(0, step_id="step-1", org_id=ORG)
         )
     await client.commit()
     repository = client.repository(organization_id=ORG)
@@ -460,10 +414,10 @@ async def test_reads_see_only_the_repositorys_organization(client: Client) -> No
 
 async def test_reads_never_see_a_deleted_row(client: Client) -> None:
     repository = client.repository(organization_id=ORG)
-    kept = a_trace(id=f"{ID}-2", step_id="step-1", created_at=MOMENT - timedelta(days=1))
-    await repository.create(a_trace(step_id="step-1"))
+    kept = a_trace(0, id=f"{ID}-2", step_id="step-1", created_at=MOMENT - timedelta(days=1))
+    await repository.create(a_trace(0, step_id="step-1"))
     await repository.create(kept)
-    await client.repository(organization_id=ORG, metadata_only=True).create(a_trace(step_id="step-1"))
+    await client.repository(organization_id=ORG, metadata_only=True).create(a_trace(0, step_id="step-1"))
     await delete(client, ID)
     await client.commit()
     assert await repository.get(ID) is None
@@ -476,9 +430,9 @@ async def test_of_several_traces_of_a_step_the_newest_is_found_and_all_are_liste
     client: Client,
 ) -> None:
     repository = client.repository(organization_id=ORG)
-    oldest = a_trace(id=f"{ID}-9", step_id="step-1", created_at=MOMENT - timedelta(microseconds=1))
-    ties = [a_trace(id=f"{ID}-{number}", step_id="step-1") for number in (1, 2, 3)]
-    for trace in (ties[1], ties[2], oldest, ties[0], a_trace(id=f"{ID}-0", step_id="step-2")):
+    oldest = a_trace(0, id=f"{ID}-9", step_id="step-1", created_at=MOMENT - timedelta(microseconds=1))
+    ties = [a_trace(0, id=f"{ID}-{number}", step_id="step-1") for number in (1, 2, 3)]
+    for trace in (ties[1], ties[2], oldest, ties[0], a_trace(0, id=f"{ID}-0", step_id="step-2")):
         await repository.create(trace)
     await client.commit()
     assert await repository.list_by_step_id("step-1") == [oldest, *ties]
@@ -487,7 +441,7 @@ async def test_of_several_traces_of_a_step_the_newest_is_found_and_all_are_liste
 
 async def test_the_newest_of_two_metadata_rows_under_one_id_is_found(client: Client) -> None:
     repository = client.repository(organization_id=ORG, metadata_only=True)
-    await repository.create(a_trace())
+    await repository.create(a_trace(0))
     await client.execute(
         text(
             "INSERT INTO provider_trace_metadata (id, created_at, organization_id, is_deleted, source)"
@@ -503,7 +457,7 @@ async def test_the_newest_of_two_metadata_rows_under_one_id_is_found(client: Cli
     found = await repository.get_metadata(ID)
     assert found is not None
     assert found.source == "second"
-    again = await repository.create(a_trace())
+    again = await repository.create(a_trace(0))
     assert again.created_at == MOMENT
 
 
@@ -512,7 +466,7 @@ async def test_the_newest_of_two_metadata_rows_under_one_id_is_found(client: Cli
 )
 async def test_what_is_not_there_is_none_or_an_empty_list(client: Client, searched: str) -> None:
     repository = client.repository(organization_id=ORG)
-    await repository.create(a_trace(step_id="step-1"))
+    await repository.create(a_trace(0, step_id="step-1"))
     assert await repository.get(searched) is None
     assert await repository.get_by_step_id(searched) is None
     assert await repository.list_by_step_id(searched) == []
@@ -526,12 +480,12 @@ async def test_an_adopted_row_without_a_date_reads_as_1970_and_is_the_oldest(pos
     with Session(postgres.engine()) as session:
         session.execute(text("ALTER TABLE provider_traces ALTER COLUMN created_at DROP NOT NULL"))
         repository = ProviderTraceRepository(session, organization_id=ORG)
-        before_1970 = a_trace(step_id="step-1", created_at=datetime(1960, 1, 1, tzinfo=UTC))
+        before_1970 = a_trace(0, step_id="step-1", created_at=datetime(1960, 1, 1, tzinfo=UTC))
         repository.create(before_1970)
-        repository.create(a_trace(id=f"{ID}-2", step_id="step-1"))
+        repository.create(a_trace(0, id=f"{ID}-2", step_id="step-1"))
         session.execute(text("UPDATE provider_traces SET created_at = NULL WHERE id = :id"), {"id": f"{ID}-2"})
         session.commit()
-        undated = a_trace(id=f"{ID}-2", step_id="step-1", created_at=datetime(1970, 1, 1, tzinfo=UTC))
+        undated = a_trace(0, id=f"{ID}-2", step_id="step-1", created_at=datetime(1970, 1, 1, tzinfo=UTC))
         assert repository.get(undated.id) == undated
         assert repository.list_by_step_id("step-1") == [undated, before_1970]
         assert repository.get_by_step_id("step-1") == before_1970
@@ -545,14 +499,14 @@ async def test_a_session_in_another_time_zone_reads_utc(postgres: Database) -> N
         with Session(postgres.engine()) as session:
             session.execute(text("SET timezone TO 'Asia/Tokyo'"))
             repository = ProviderTraceRepository(session, organization_id=ORG, metadata_only=flag)
-            repository.create(every_field())
+            repository.create(every_field(0))
             session.commit()
             session.execute(text("SET timezone TO 'America/St_Johns'"))
             found = repository.get_metadata(ID) if flag else repository.get(ID)
-            assert found == (the_metadata_of(every_field()) if flag else every_field())
+            assert found == (the_metadata_of(every_field(0)) if flag else every_field(0))
             assert found is not None
             assert found.created_at.tzinfo is UTC
-            repository.create(every_field())
+            repository.create(every_field(0))
 
 
 # Two sessions at once
@@ -564,7 +518,7 @@ async def test_a_session_in_another_time_zone_reads_utc(postgres: Database) -> N
 async def test_of_two_concurrent_creates_the_second_waits_and_then_finds_the_first(
     postgres: Database, metadata_only: bool, same: bool
 ) -> None:
-    first_trace, second_trace = every_field(), every_field(user_id="user-1" if same else "user-9")
+    first_trace, second_trace = every_field(0), every_field(0, user_id="user-1" if same else "user-9")
     with Session(postgres.engine()) as first, Session(postgres.engine()) as second:
         stored = ProviderTraceRepository(
             first, organization_id=ORG, actor_id="actor-1", metadata_only=metadata_only
@@ -575,7 +529,7 @@ async def test_of_two_concurrent_creates_the_second_waits_and_then_finds_the_fir
                 second_trace,
             )
         )
-        await until_somebody_waits_for_a_lock(first)
+        await until_a_session_waits_for_a_lock(first)
         assert not waiting.done()
         first.commit()
         if same:
@@ -592,15 +546,15 @@ async def test_after_the_first_of_two_concurrent_creates_rolls_back_the_second_i
     postgres: Database,
 ) -> None:
     with Session(postgres.engine()) as first, Session(postgres.engine()) as second:
-        ProviderTraceRepository(first, organization_id=ORG).create(a_trace(source="first"))
+        ProviderTraceRepository(first, organization_id=ORG).create(a_trace(0, source="first"))
         waiting = asyncio.create_task(
-            asyncio.to_thread(ProviderTraceRepository(second, organization_id=ORG).create, a_trace())
+            asyncio.to_thread(ProviderTraceRepository(second, organization_id=ORG).create, a_trace(0))
         )
-        await until_somebody_waits_for_a_lock(first)
+        await until_a_session_waits_for_a_lock(first)
         first.rollback()
-        assert await waiting == a_trace()
+        assert await waiting == a_trace(0)
         second.commit()
-        assert ProviderTraceRepository(first, organization_id=ORG).get(ID) == a_trace()
+        assert ProviderTraceRepository(first, organization_id=ORG).get(ID) == a_trace(0)
 
 
 @pytest.mark.every_server
@@ -609,7 +563,7 @@ async def test_after_the_first_of_two_concurrent_creates_rolls_back_the_second_i
 async def test_a_trace_stored_after_the_transactions_snapshot_asks_for_a_retry(
     postgres: Database, metadata_only: bool, level: str
 ) -> None:
-    trace = a_trace()
+    trace = a_trace(0)
     with Session(postgres.engine(isolation_level=level)) as late, Session(postgres.engine()) as early:
         late.execute(COUNTS[metadata_only])
         ProviderTraceRepository(early, organization_id=ORG, metadata_only=metadata_only).create(trace)
@@ -621,17 +575,6 @@ async def test_a_trace_stored_after_the_transactions_snapshot_asks_for_a_retry(
         late.execute(text("SELECT 1"))
         late.rollback()
         assert repository.create(trace).id == ID
-
-
-async def until_somebody_waits_for_a_lock(session: Session) -> None:
-    # Of this database: on a server that a URL names, another process of tests may have one that waits.
-    blocked = text(
-        "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)"
-        " WHERE NOT granted AND datname = current_database()"
-    )
-    async with asyncio.timeout(10):
-        while not session.scalar(blocked):  # noqa: ASYNC110  (the event is in the server)
-            await asyncio.sleep(0.01)
 
 
 # How it is made
@@ -663,7 +606,7 @@ async def test_an_identifier_that_no_column_can_hold_is_refused(
 
 async def test_the_longest_identifiers_can_be_stored_and_found(client: Client) -> None:
     organization_id = "ü" * 512
-    trace = a_trace(id=ID + "x" * (1024 - len(ID)), step_id="€" * 341)
+    trace = a_trace(0, id=ID + "x" * (1024 - len(ID)), step_id="€" * 341)
     for flag in (False, True):
         repository = client.repository(organization_id=organization_id, metadata_only=flag)
         await repository.create(trace)
@@ -721,9 +664,9 @@ async def test_the_repository_reads_no_environment(client: Client, monkeypatch: 
         for name in ("METADATA_ONLY", "PROVIDER_TRACE_PG_METADATA_ONLY", "SOURCE", "DATABASE_URL"):
             monkeypatch.setenv(prefix + name, "true")
     repository = client.repository(organization_id=ORG)
-    await repository.create(a_trace())
+    await repository.create(a_trace(0))
     await client.commit()
-    assert await repository.get(ID) == a_trace()
+    assert await repository.get(ID) == a_trace(0)
     assert await client.scalar(COUNTS[True]) == 0
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from provider_trace_store import (
     AsyncProviderTraceRepository,
@@ -23,13 +22,7 @@ from provider_trace_store import (
 )
 from provider_trace_store.writes import chunks
 from tests.support.batches import (
-    MOMENT,
-    ORG,
     POISON,
-    SECRET,
-    TABLES,
-    a_batch,
-    a_trace,
     assert_keeps_the_secret,
     assert_result_keeps_the_secret,
     assert_stored,
@@ -39,8 +32,10 @@ from tests.support.batches import (
     refusals,
     refuse_poison,
     run_script,
-    trace_id,
 )
+from tests.support.constants import MOMENT, ORG, SECRET, TABLES
+from tests.support.hosts import HostRow
+from tests.support.traces import a_batch, a_trace, odd_traces, trace_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -48,78 +43,8 @@ if TYPE_CHECKING:
     from tests.support.clients import Client
 
 
-class HostBase(DeclarativeBase):
-    """A host application's own tables."""
-
-
-class HostRow(HostBase):
-    """A row of the host's, in the same session."""
-
-    __tablename__ = "host_rows"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-
-
 class HostsError(Exception):
     """What the host's own code raises while it makes traces."""
-
-
-@pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut after ten rows, so that small batches have several chunks."""
-    monkeypatch.setattr(chunks, "MAX_ROWS", 10)
-
-
-ODD = [
-    {"text": "tab\there\nnewline\r\n\\N \\. \\t \\\\ \x7f \x1b \x0b"},
-    {"nul": "\0", "lone": "\ud800", "pair": "\ud83d\ude00", "astral": "😀", "line": "\u2028", "bom": "\ufeff"},
-    {"nan": float("nan"), "inf": [float("inf"), float("-inf"), -0.0, 5e-324, 1e22], "big": 2**70, "huge": 10**700},
-    {"bytes": b"\xff\0\t\n\\", "tuple": (1, (2,)), "$pts:bytes": {"$pts:bytes": "AA=="}},
-    {"": "", "\t": None, "\\N": "\\N", "\\.": "\\.", "\n\\.\n": [], "deep": [[[[{"a": {}}]]]]},
-    {},
-]
-ODD_TEXTS = ["", "\\N", "\\.", "\\", "\t", "\n", "\r", "\\n", "a\\\tb", '"', "'", "é€😀", "NULL", "\\x41", "%s", "{}"]
-
-
-def odd_traces() -> list[ProviderTrace]:
-    documents = [
-        a_trace(number, request_json=document, response_json=ODD[number - 1], llm_config=document)
-        for number, document in enumerate(ODD)
-    ]
-    texts = [
-        a_trace(
-            100 + number,
-            step_id=value,
-            agent_id=value,
-            agent_tags=[value, "", *ODD_TEXTS],
-            call_type=value,
-            run_id=value,
-            source=value,
-            org_id=value,
-            user_id=value,
-            created_by_id=value or None,
-            last_updated_by_id=value or None,
-            updated_at=MOMENT,
-        )
-        for number, value in enumerate(ODD_TEXTS)
-    ]
-    tags: list[list[str] | None] = [None, [], [""], ["\0", "\udfff", "\\N", "\t"]]
-    tagged = [a_trace(200 + number, agent_tags=value) for number, value in enumerate(tags)]
-    moments = [
-        datetime(1, 1, 2, tzinfo=UTC),
-        datetime(99, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
-        datetime(1582, 10, 10, tzinfo=UTC),
-        datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
-        datetime(2000, 1, 1, tzinfo=UTC),
-        datetime(9999, 12, 30, 23, 59, 59, 999999, tzinfo=UTC),
-    ]
-    dated = [a_trace(300 + number, created_at=moment, updated_at=moment) for number, moment in enumerate(moments)]
-    nothing_set = [
-        ProviderTrace(id=trace_id(400), request_json={}, response_json={}, created_at=MOMENT),
-        a_trace(401, compaction_settings={"mode": "sliding"}, llm_config=None, updated_at=None),
-    ]
-    long_ids = [a_trace(500, id=trace_id(500) + "\\\t\nü" * 100), a_trace(501, id=trace_id(501) + "\\.")]
-    return [*documents, *texts, *tagged, *dated, *nothing_set, *long_ids]
 
 
 # What is stored, and what a retry says

@@ -26,13 +26,7 @@ from provider_trace_store import (
 from provider_trace_store.migrations import upgrade
 from provider_trace_store.writes import chunks
 from tests.support.batches import (
-    MOMENT,
-    ORG,
     POISON,
-    SECRET,
-    TABLES,
-    a_batch,
-    a_trace,
     assert_keeps_the_secret,
     assert_result_keeps_the_secret,
     assert_stored,
@@ -44,29 +38,20 @@ from tests.support.batches import (
     refuse_poison,
     run_script,
     statements_sent,
-    trace_id,
 )
 from tests.support.clients import Client
+from tests.support.constants import MOMENT, ORG, SECRET, TABLES
 from tests.support.documents import same
-from tests.writes.test_create import until_somebody_waits_for_a_lock
-from tests.writes.test_create_many import odd_traces
+from tests.support.traces import a_batch, a_trace, odd_traces, trace_id
+from tests.support.waiting import until_a_session_waits_for_a_lock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from tests.support.clients import Form, RepositoryClient
     from tests.support.servers import Database
 
 
 # A batch of 1,000 with one bad row is halved ten times: two statements a level, and the first one.
 FAR_BELOW_ROW_BY_ROW: Final = 50
-
-
-@pytest.fixture
-async def postgres_client(postgres: Database, form: Form) -> AsyncIterator[Client]:
-    """Return a client of either form on each PostgreSQL."""
-    async with AsyncExitStack() as stack:
-        yield Client(postgres, form, stack)
 
 
 # What only the server knows
@@ -560,7 +545,7 @@ async def test_of_two_overlapping_batches_the_second_waits_and_then_knows(
             assert counts(other.create_many(a_batch(30))) == (30, 0, 0)
             second = [*a_batch(29, 20), a_trace(3, user_id="other")]
             waiting = _in_the_background(client, repository.create_many(second))
-            await until_somebody_waits_for_a_lock(first)
+            await until_a_session_waits_for_a_lock(first)
             assert not waiting.done()
             if outcome == "commit":
                 first.commit()

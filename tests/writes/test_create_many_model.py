@@ -25,7 +25,9 @@ from provider_trace_store import (
     TraceTooLargeError,
 )
 from provider_trace_store.writes import chunks
-from tests.support.batches import MOMENT, ORG, POISON, TABLES, a_trace, both_modes, refuse_poison, trace_id
+from tests.support.batches import POISON, both_modes, refuse_poison
+from tests.support.constants import MOMENT, ORG, TABLES
+from tests.support.traces import a_trace, trace_id
 
 if TYPE_CHECKING:
     import pytest

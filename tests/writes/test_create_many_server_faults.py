@@ -25,21 +25,12 @@ from provider_trace_store import (
     ProviderTraceRepository,
     ProviderTraceUnavailableError,
 )
-from provider_trace_store.writes import chunks
-from tests.support.batches import (
-    ORG,
-    TABLES,
-    a_batch,
-    a_trace,
-    assert_keeps_the_secret,
-    both_modes,
-    count,
-    counts,
-    trace_id,
-)
+from tests.support.batches import assert_keeps_the_secret, both_modes, count, counts
 from tests.support.clients import Client
+from tests.support.constants import ORG, TABLES
 from tests.support.servers import Database
 from tests.support.throwaway import Throwaway, Wire, throwaway
+from tests.support.traces import a_batch, a_trace, trace_id
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -68,19 +59,6 @@ async def thrown(server: Throwaway) -> AsyncIterator[Database]:
     database = Database("throwaway", server.create_database(f"faults_{next(NAMES)}"))
     yield database
     await database.dispose()
-
-
-@pytest.fixture
-async def postgres_client(postgres: Database, form: Form) -> AsyncIterator[Client]:
-    """Return a client of either form on each PostgreSQL."""
-    async with AsyncExitStack() as stack:
-        yield Client(postgres, form, stack)
-
-
-@pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut after ten rows, so that small batches have several chunks."""
-    monkeypatch.setattr(chunks, "MAX_ROWS", 10)
 
 
 # The server is killed

@@ -27,20 +27,9 @@ from provider_trace_store.migrations import upgrade
 from provider_trace_store.tables.ids import look_up
 from provider_trace_store.tables.kinds import kind_for
 from provider_trace_store.writes import statements
-from tests.support.batches import (
-    ORG,
-    POISON,
-    TABLES,
-    a_batch,
-    a_trace,
-    assert_keeps_the_secret,
-    both_modes,
-    count,
-    counts,
-    refusals,
-    run_script,
-    trace_id,
-)
+from tests.support.batches import POISON, assert_keeps_the_secret, both_modes, count, counts, refusals, run_script
+from tests.support.constants import ORG, TABLES
+from tests.support.traces import a_batch, a_trace, trace_id
 
 if TYPE_CHECKING:
     from tests.support.clients import Client

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
-from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,16 +22,12 @@ from provider_trace_store import (
     TraceEncodingError,
 )
 from provider_trace_store.migrations import upgrade
-from tests.support.clients import Client
+from tests.support.batches import assert_keeps_the_secret, both_modes
+from tests.support.constants import SECRET
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from tests.support.clients import Form
+    from tests.support.clients import Client
     from tests.support.servers import Database
-
-SECRET = "the-payload-that-nobody-may-see"  # noqa: S105  (no password: what a test looks for)
-BOTH_MODES = pytest.mark.parametrize("metadata_only", [False, True], ids=["full", "metadata"])
 
 
 def secret_trace(**fields: object) -> ProviderTrace:
@@ -42,27 +36,13 @@ def secret_trace(**fields: object) -> ProviderTrace:
     )
 
 
-def assert_keeps_the_secret(error: BaseException) -> None:
-    """Look through everything that a logger or an error tracker prints."""
-    assert error.__cause__ is None
-    assert error.__context__ is None
-    assert SECRET not in "".join(traceback.format_exception(error)) + repr(error)
-
-
-@pytest.fixture
-async def postgres_client(postgres: Database, form: Form) -> AsyncIterator[Client]:
-    """Return a client of either form on each PostgreSQL."""
-    async with AsyncExitStack() as stack:
-        yield Client(postgres, form, stack)
-
-
 def prepare(database: Database, statements: str) -> None:
     with database.engine().begin() as connection:
         connection.execute(text(statements))
 
 
 @pytest.mark.every_server
-@BOTH_MODES
+@both_modes
 async def test_foreign_key_of_the_host(postgres_client: Client, metadata_only: bool) -> None:
     prepare(
         postgres_client.database,
@@ -111,7 +91,7 @@ async def test_unique_constraint_of_the_host_is_no_conflict_of_ids(postgres_clie
 
 
 @pytest.mark.every_server
-@BOTH_MODES
+@both_modes
 async def test_statement_timeout(postgres_client: Client, metadata_only: bool) -> None:
     repository = postgres_client.repository(organization_id="org-1", metadata_only=metadata_only)
     with postgres_client.database.engine().connect() as busy:
@@ -126,7 +106,7 @@ async def test_statement_timeout(postgres_client: Client, metadata_only: bool) -
 
 
 @pytest.mark.every_server
-@BOTH_MODES
+@both_modes
 async def test_connection_that_the_server_ended(postgres_client: Client, metadata_only: bool) -> None:
     repository = postgres_client.repository(organization_id="org-1", metadata_only=metadata_only)
     pid = await postgres_client.scalar(text("SELECT pg_backend_pid()"))
@@ -141,7 +121,7 @@ async def test_connection_that_the_server_ended(postgres_client: Client, metadat
     assert await repository.get_metadata(trace.id)
 
 
-@BOTH_MODES
+@both_modes
 async def test_server_that_is_not_there(postgres_client: Client, metadata_only: bool) -> None:
     url = postgres_client.database.url.set(host="127.0.0.1", port=1, query={})
     engine = create_engine(url)
@@ -152,7 +132,7 @@ async def test_server_that_is_not_there(postgres_client: Client, metadata_only: 
 
 
 @pytest.mark.every_server
-@BOTH_MODES
+@both_modes
 def test_database_that_was_never_migrated(empty_database: Database, metadata_only: bool) -> None:
     with Session(empty_database.engine()) as session:
         repository = ProviderTraceRepository(session, organization_id="org-1", metadata_only=metadata_only)
@@ -163,7 +143,7 @@ def test_database_that_was_never_migrated(empty_database: Database, metadata_onl
 
 
 @pytest.mark.pgbouncer
-@BOTH_MODES
+@both_modes
 def test_autocommit_engine_keeps_each_trace_at_once(database: Database, metadata_only: bool) -> None:
     trace = secret_trace()
     with Session(database.engine(isolation_level="AUTOCOMMIT")) as session:

@@ -19,18 +19,10 @@ from provider_trace_store import (
     ProviderTraceUnavailableError,
     TableMissingError,
 )
-from tests.support.batches import (
-    MOMENT,
-    ORG,
-    SECRET,
-    TABLES,
-    a_trace,
-    assert_keeps_the_secret,
-    both_modes,
-    run_script,
-    trace_id,
-)
-from tests.writes.test_create import HostRow
+from tests.support.batches import assert_keeps_the_secret, both_modes, run_script
+from tests.support.constants import MOMENT, ORG, SECRET, TABLES
+from tests.support.hosts import HostRow
+from tests.support.traces import a_trace, trace_id
 
 if TYPE_CHECKING:
     from tests.support.clients import Client
@@ -41,7 +33,8 @@ ID: Final = trace_id(1)
 places = pytest.mark.parametrize("flags", [(False,), (True,), (False, True)], ids=["full", "metadata", "both"])
 
 
-def a_trace_of_everything(number: int = 1) -> ProviderTrace:
+def a_marked_trace(number: int) -> ProviderTrace:
+    """Return a trace that says who created and who changed it."""
     return a_trace(
         number,
         step_id="step-1",
@@ -72,7 +65,7 @@ async def rows(client: Client) -> list[tuple[Any, ...]]:
 async def test_what_is_deleted_is_in_no_read_and_comes_back_equal(
     client: Client, flags: tuple[bool, ...], metadata_only: bool
 ) -> None:
-    trace, other = a_trace_of_everything(), a_trace(2, step_id="step-1", run_id="run-1")
+    trace, other = a_marked_trace(1), a_trace(2, step_id="step-1", run_id="run-1")
     await add(client, trace, other, flags=flags)
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
 
@@ -118,7 +111,7 @@ async def test_what_is_deleted_is_in_no_read_and_comes_back_equal(
 @pytest.mark.every_server
 @places
 async def test_a_second_time_nothing_changes(client: Client, flags: tuple[bool, ...]) -> None:
-    await add(client, a_trace_of_everything(), flags=flags)
+    await add(client, a_marked_trace(1), flags=flags)
     repository = client.repository(organization_id=ORG)
     assert await repository.restore(ID) is False
     assert await repository.delete(ID) is True
@@ -169,7 +162,7 @@ async def test_a_trace_of_another_organization_is_unknown(client: Client) -> Non
 
 @places
 async def test_the_bookkeeping_says_who_and_when(client: Client, flags: tuple[bool, ...]) -> None:
-    await add(client, a_trace_of_everything(), flags=flags)
+    await add(client, a_marked_trace(1), flags=flags)
     columns = "updated_at, _last_updated_by_id, _created_by_id, is_deleted"
     for actor, last in (("actor-1", "actor-1"), (None, "actor-1"), ("actor-2", "actor-2")):
         repository = client.repository(organization_id=ORG, actor_id=actor)
@@ -185,7 +178,7 @@ async def test_the_bookkeeping_says_who_and_when(client: Client, flags: tuple[bo
 
 @places
 async def test_nothing_but_the_mark_and_the_bookkeeping_is_written(client: Client, flags: tuple[bool, ...]) -> None:
-    await add(client, a_trace_of_everything(1), a_trace_of_everything(2), flags=flags)
+    await add(client, a_marked_trace(1), a_marked_trace(2), flags=flags)
     before = await rows(client)
     repository = client.repository(organization_id=ORG, actor_id="user-2")
     await repository.delete(ID)
@@ -226,7 +219,7 @@ async def test_a_savepoint_of_the_hosts_takes_the_deletion_back(client: Client) 
 
 @both_modes
 async def test_the_id_of_a_deleted_trace_stays_taken(client: Client, metadata_only: bool) -> None:
-    trace = a_trace_of_everything()
+    trace = a_marked_trace(1)
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
     await repository.create(trace)
     assert await repository.delete(ID)

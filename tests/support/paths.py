@@ -1,0 +1,8 @@
+"""Paths of the checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[2]

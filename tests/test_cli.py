@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from provider_trace_store import ProviderTrace, ProviderTraceRepository
 from provider_trace_store.migrations import VERSION_TABLE, current, upgrade
-from tests.support.constants import OUR_TABLES, SECRET
+from tests.support.constants import OUR_TABLES, PATIENCE, SECRET
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def run(
     if url is not None:
         environment[VARIABLE] = url
     return subprocess.run(
-        command, check=False, capture_output=True, text=True, env=environment, cwd=cwd, input=stdin, timeout=120
+        command, check=False, capture_output=True, text=True, env=environment, cwd=cwd, input=stdin, timeout=PATIENCE
     )
 
 

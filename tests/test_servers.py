@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,9 @@ import psutil  # type: ignore[import-untyped]  # has no types of its own
 import pytest
 from sqlalchemy import inspect, text
 
+from tests.support.paths import ROOT
 from tests.support.servers import VARIABLE, VERSIONS, Database, Server, ServerError, Servers, _memory, discover
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.support.databases import Databases
@@ -127,8 +128,7 @@ def test_the_state_of_a_session_outlives_its_transaction_except_behind_pgbouncer
 @pytest.mark.parametrize("end", ["stopped", "killed"])
 def test_a_server_and_its_data_end_with_the_process_that_started_it(end: str) -> None:
     command = [sys.executable, "-c", START]
-    root = Path(__file__).parent.parent
-    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         data = Path(process.stdout.readline().strip())
         pid = int((data / "postmaster.pid").read_text(encoding="ascii").splitlines()[0])
@@ -137,11 +137,7 @@ def test_a_server_and_its_data_end_with_the_process_that_started_it(end: str) ->
         process.communicate("x" if end == "stopped" else None)
     if end == "stopped":
         assert process.returncode == 0
-    deadline = time.monotonic() + 10
-    while (data.parent.exists() or _runs(pid)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not data.parent.exists()
-    assert not _runs(pid)
+    wait_until(lambda: not data.parent.exists() and not _runs(pid))
 
 
 def _runs(pid: int) -> bool:

@@ -22,6 +22,7 @@ from provider_trace_store import (
     ProviderTraceMetadata,
     ProviderTraceRepository,
 )
+from tests.support.constants import PATIENCE
 from tests.support.documents import documents, same, texts
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def test_both_implementations_of_psycopg_read_back_equal(postgres: Database, imp
         "import psycopg, os; from tests.codec.test_exactness import round_trip\n"
         f"assert psycopg.pq.__impl__ == {implementation!r}; round_trip(os.environ['TRACE_TEST_URL'])"
     )
-    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=PATIENCE)
 
 
 def round_trip(url: str) -> None:

@@ -23,7 +23,7 @@ from provider_trace_store import (
 )
 from provider_trace_store.migrations import VERSION_TABLE, current, downgrade, scripts_config, upgrade
 from provider_trace_store.tables.models import metadata
-from tests.support.constants import OUR_TABLES
+from tests.support.constants import OUR_TABLES, PATIENCE
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -276,7 +276,7 @@ def test_logging_of_an_embedding_host_stays_as_it_is(empty_database: Database) -
         "assert (logging.root.handlers, logging.root.level) == before and not host.disabled\n"
     )
     url = empty_database.url.render_as_string(hide_password=False)
-    subprocess.run([sys.executable, "-c", script, url], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script, url], check=True, timeout=PATIENCE)
 
 
 def test_host_autogenerate_with_our_filter_is_empty(database: Database) -> None:

@@ -12,13 +12,13 @@ from sqlalchemy.schema import CreateSchema
 from provider_trace_store import ProviderTrace, ProviderTraceRepository, TableNotEmptyError
 from provider_trace_store.database.names import quoted, without_parameters
 from provider_trace_store.migrations import VERSION_TABLE, current, downgrade, upgrade
+from tests.support.constants import OUR_TABLES
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from tests.support.servers import Database
 
-TABLES: Final = {"provider_traces", "provider_trace_metadata"}
 # A percent sign begins a parameter of psycopg, a colon one of SQLAlchemy's text.
 ODD: Final = 'Od"d %s :sch e:ma 50%'
 
@@ -61,7 +61,7 @@ def test_a_schema_of_any_name_goes_up_and_down(empty_postgres: Database) -> None
     with engine.connect() as connection:
         upgrade(connection, schema=ODD)
         assert current(connection, schema=ODD) == "0003"
-    assert tables_of(engine, ODD) == TABLES
+    assert tables_of(engine, ODD) == OUR_TABLES
     translated = engine.execution_options(schema_translate_map={None: ODD})
     trace = ProviderTrace(request_json={}, response_json={})
     with Session(translated) as session, session.begin():
@@ -72,6 +72,6 @@ def test_a_schema_of_any_name_goes_up_and_down(empty_postgres: Database) -> None
         with pytest.raises(TableNotEmptyError):
             downgrade(connection, "base", schema=ODD)
         connection.rollback()
-        assert tables_of(engine, ODD) == TABLES
+        assert tables_of(engine, ODD) == OUR_TABLES
         downgrade(connection, "base", schema=ODD, drop_data=True)
     assert tables_of(engine, ODD) == set()

@@ -21,6 +21,7 @@ from sqlalchemy import create_engine, select
 
 from provider_trace_store import ProviderTraceMetadataRecord, ProviderTraceRecord
 from provider_trace_store.migrations import upgrade
+from tests.support.constants import PATIENCE
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def run_python(script: Path, directory: Path, environment: Mapping[str, str] | N
         env={**os.environ, "PYTHONIOENCODING": "utf-8", **(environment or {})},
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert result.returncode == 0, result.stderr
@@ -117,7 +118,7 @@ def test_quickstart_runs_on_postgresql_and_does_not_print_its_password(
         env={**os.environ, URL: secret.render_as_string(hide_password=False)},
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert "hunter2" not in result.stdout + result.stderr
@@ -137,7 +138,7 @@ async def running_app() -> AsyncIterator[AsyncClient]:
 
 async def stored(client: AsyncClient, count: int) -> None:
     """Wait until the app's writer has stored so many traces."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while (await client.get("/writer")).json()["stored"] < count:  # noqa: ASYNC110  (of another thread)
             await asyncio.sleep(0.01)
 

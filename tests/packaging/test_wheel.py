@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from provider_trace_store import __version__
+from tests.support.constants import PATIENCE
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Environment:
             capture_output=True,
             text=True,
             cwd=self.directory,
-            timeout=120,
+            timeout=PATIENCE,
         )
 
 

@@ -6,9 +6,10 @@ import logging
 import os
 import sqlite3
 import stat
+import threading
 from contextlib import closing
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +24,7 @@ from provider_trace_store.spool.segment import Segment, SegmentDamagedError, del
 from provider_trace_store.tables.kinds import FULL
 from provider_trace_store.tables.rows import RowMaker
 from tests.support.batches import both_modes
-from tests.support.constants import ORG
+from tests.support.constants import ORG, PATIENCE
 from tests.support.documents import documents
 from tests.support.spools import garble_the_head, garble_the_middle, left_behind, overwritten
 from tests.support.traces import a_batch, a_trace, trace_id
@@ -102,7 +103,7 @@ def test_a_living_writers_files_are_left_alone(database: Database, directory: Pa
             other.submit(trace, organization_id=ORG)
         with a_writer(database, spool_dir=directory) as writer:
             writer.submit(a_trace(10), organization_id=ORG)
-            assert writer.flush(30)
+            assert writer.flush(PATIENCE)
             assert writer.stats.adopted == 0
         assert other.stats.spooled == 10
     assert ids_in(database.url) == [trace_id(10)]
@@ -114,21 +115,41 @@ def test_files_of_writers_that_die_meanwhile_are_taken_over(
     monkeypatch.setattr("provider_trace_store.writer.sources.ADOPTION_INTERVAL", 0.1)
     with a_writer(database, spool_dir=directory) as writer:
         writer.submit(a_trace(100), organization_id=ORG)
-        assert writer.flush(30)
+        assert writer.flush(PATIENCE)
         left_behind(directory, a_batch(5))
         wait_until(lambda: writer.stats.stored == 6)
         assert writer.stats.adopted == 5
 
 
 @pytest.mark.parametrize("durability", ["memory", "spool"])
-def test_new_traces_do_not_wait_for_what_was_left(database: Database, directory: Path, durability: str) -> None:
-    left_behind(directory, a_batch(3000))
-    with a_writer(database, spool_dir=directory, batch_rows=2, durability=durability) as writer:
-        wait_until(lambda: writer.stats.adopted == 3000)
+def test_new_traces_do_not_wait_for_what_was_left(
+    database: Database, directory: Path, durability: Literal["memory", "spool"]
+) -> None:
+    """A new trace is stored within the next few transactions, although the backlog fills many more."""
+    left_behind(directory, a_batch(40))
+    transactions = threading.Semaphore(0)
+    engine = database.engine()
+
+    def session() -> Session:
+        transactions.acquire()
+        return Session(engine)
+
+    writer = TraceWriter(
+        session, spool_dir=directory, durability=durability, batch_rows=2, batch_age=0, handle_sigterm=False
+    )
+    try:
+        wait_until(lambda: writer.stats.adopted == 40)
         writer.submit(a_trace(9999), organization_id=ORG)
-        assert writer.flush(30)
-        assert writer.stats.spooled > 0
-        wait_until(lambda: writer.stats.stored == 3001)
+        # The first one may have begun before the trace came.
+        transactions.release(4)
+        assert writer.flush(PATIENCE)
+        assert read(database, trace_id(9999)) is not None
+        assert writer.stats.spooled >= 40 - 3 * 2
+        transactions.release(1000)
+        wait_until(lambda: writer.stats.stored == 41)
+    finally:
+        transactions.release(1000)
+        writer.close(PATIENCE)
 
 
 def test_a_lock_is_had_once_in_a_process_and_again_when_it_is_released(tmp_path: Path) -> None:
@@ -223,7 +244,7 @@ def test_what_is_readable_of_a_damaged_file_is_stored_and_the_file_is_set_aside(
     damage(path)
     with a_writer(database, spool_dir=directory) as writer:
         writer.submit(a_trace(1000), organization_id=ORG)
-        assert writer.flush(30)
+        assert writer.flush(PATIENCE)
         wait_until(lambda: bool(list(directory.glob("*.damaged"))))
         wait_until(lambda: not writer.stats.spooled)
         stats = writer.stats
@@ -252,7 +273,7 @@ def test_a_file_of_its_own_that_is_damaged_is_counted(database: Database, direct
         last = max(directory.glob("*-*.db"))
         overwritten(last, 0, b"no database at all" * 10)
         where.append(database.engine())
-        assert writer.flush(30)
+        assert writer.flush(PATIENCE)
         assert_accounted(writer.stats)
         assert (writer.stats.stored, writer.stats.dropped) == (1, 20)
     assert ids_in(database.url) == [trace_id(0)]
@@ -264,7 +285,7 @@ def test_a_foreign_file_is_left_where_it_is(database: Database, directory: Path)
     (directory / "notes.lock").touch()
     with a_writer(database, spool_dir=directory) as writer:
         writer.submit(a_trace(0), organization_id=ORG)
-        assert writer.flush(30)
+        assert writer.flush(PATIENCE)
     assert files_in(directory) == ["notes.db", "notes.lock"]
 
 
@@ -317,10 +338,10 @@ def test_leaving_memory_for_the_spool_and_coming_back(database: Database, direct
                 writer.submit(trace, organization_id=ORG)
             assert writer.stats.spooled >= 30
             where.append(database.engine())
-            assert writer.flush(30)
+            assert writer.flush(PATIENCE)
             writer.submit(a_trace(100 * round_number + 99), organization_id=ORG)
             assert (writer.stats.queued, writer.stats.spooled) == (1, 0), "it does not use memory again"
-            assert writer.flush(30)
+            assert writer.flush(PATIENCE)
         assert writer.stats.stored == 153
     if database.backend == "sqlite":
         with database.engine().connect() as connection:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import URL, NullPool, create_engine
 from sqlalchemy.exc import OperationalError
 
+from tests.support.constants import PATIENCE
 from tests.support.servers import DRIVER, Database, guard
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 NAME: Final = "pgbouncer"
 PORT: Final = 6432  # part of the socket's name only: it listens on no network
-STARTS_WITHIN: Final = 10.0  # seconds
 
 # In transaction mode PgBouncer resets nothing by default, and alone on it a client gets the same server
 # connection time and again: state that it wrongly relies on would be there by luck. With a lifetime of 0 every
@@ -117,7 +117,7 @@ def _start(binary: str, target: URL, stack: ExitStack) -> Path:
     guard(stack, process.pid, directory / "pid", directory)
     stack.callback(_stop, process)
     engine = create_engine(_through(directory, target.database), poolclass=NullPool)
-    end = time.monotonic() + STARTS_WITHIN
+    end = time.monotonic() + PATIENCE
     while True:
         try:
             engine.connect().close()

@@ -20,13 +20,12 @@ from sqlalchemy import URL, NullPool, create_engine
 from sqlalchemy.exc import OperationalError
 
 from provider_trace_store.migrations import upgrade
+from tests.support.constants import PATIENCE
 from tests.support.servers import DRIVER, VERSIONS, of_wheel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-STARTS_WITHIN: Final = 20.0  # seconds, recovery included
-ANSWERS_WITHIN: Final = 10.0  # seconds
 
 # The server is the shell's own child, so its number cannot become another process's. The input ends when the
 # tests close it and also when their process is killed; then the data goes, unless a word says that it is needed.
@@ -69,7 +68,7 @@ class Throwaway:
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
-        end = time.monotonic() + STARTS_WITHIN
+        end = time.monotonic() + PATIENCE
         engine = create_engine(self.url, poolclass=NullPool)
         while True:
             if self._process is None or self._process.poll() is not None:
@@ -212,7 +211,7 @@ class Wire:
                             self._marker = None
                             if self._forward:
                                 server.sendall(data)
-                                select.select([server], [], [], ANSWERS_WITHIN)
+                                select.select([server], [], [], PATIENCE)
                             return
                         server.sendall(data)
                     except ConnectionError:

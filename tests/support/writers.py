@@ -10,7 +10,7 @@ from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.orm import Session
 
 from provider_trace_store import ProviderTraceRepository, TraceWriter
-from tests.support.constants import ORG, TABLES
+from tests.support.constants import ORG, PATIENCE, TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,7 @@ def a_writer(database: Database, **options: Any) -> Iterator[TraceWriter]:
     try:
         yield writer
     finally:
-        writer.close(5)
+        writer.close(PATIENCE)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from provider_trace_store.tables.kinds import FULL
 from provider_trace_store.tables.rows import RowMaker
 from provider_trace_store.writer.worker import Worker
 from tests.support.batches import run_script
-from tests.support.constants import ORG, SECRET
+from tests.support.constants import ORG, PATIENCE, SECRET
 from tests.support.spools import garble_the_head, garble_the_middle, left_behind
 from tests.support.traces import a_batch, a_trace, trace_id
 from tests.support.waiting import wait_until
@@ -70,7 +70,7 @@ def test_objects_made_around_the_schema_are_rejected_and_cost_nothing(
     ) as writer:
         for trace in (*odd, nameless, a_trace(100)):
             writer.submit(trace, organization_id=ORG)
-        assert writer.flush(20)
+        assert writer.flush(PATIENCE)
         assert_accounted(writer.stats)
         assert (writer.stats.stored, writer.stats.rejected) == (1, len(odd) + 1)
     assert all(type(one) is str for one, _ in told)
@@ -124,7 +124,7 @@ def test_what_is_read_of_a_damaged_file_is_stored_by_a_writer_that_keeps_traces_
         assert_accounted(writer.stats)
         assert writer.stats.stored == writer.stats.adopted
         writer.submit(a_trace(1000), organization_id=ORG)
-        assert writer.flush(20)
+        assert writer.flush(PATIENCE)
     assert len(ids_in(database.url)) == writer.stats.stored
 
 
@@ -134,7 +134,7 @@ def test_a_damaged_file_of_the_other_table_is_taken_over_too(database: Database,
     with a_writer(database, spool_dir=tmp_path) as writer:
         writer.submit(a_trace(1000), organization_id=ORG)
         wait_until(lambda: writer.stats.adopted > 0 and not writer.stats.spooled)
-        assert writer.flush(20)
+        assert writer.flush(PATIENCE)
         assert_accounted(writer.stats)
     assert len(ids_in(database.url, metadata_only=True)) == writer.stats.adopted
     assert ids_in(database.url) == [trace_id(1000)]
@@ -241,7 +241,7 @@ def test_memory_does_not_wait_for_a_spool_that_cannot_be_read(
         wait_until(lambda: writer.stats.adopted == 3)
         for trace in a_batch(50, first=10):
             writer.submit(trace, organization_id=ORG)
-        assert writer.flush(10)
+        assert writer.flush(PATIENCE)
         assert (writer.stats.stored, writer.stats.spooled) == (50, 3)
 
 
@@ -281,7 +281,7 @@ def test_a_close_goes_on_trying_where_the_spool_cannot_take_the_rest(database: D
     writer = TraceWriter(factory, spool_dir=tmp_path, durability="memory", max_spool_bytes=1, **options)
     for trace in a_batch(50):
         writer.submit(trace, organization_id=ORG)
-    assert writer.close(20)
+    assert writer.close(PATIENCE)
     assert writer.stats.stored == 50
 
 
@@ -291,7 +291,7 @@ def test_a_scoped_session_of_the_hosts_is_left_alone(database: Database) -> None
     mine = registry()
     with TraceWriter(registry, batch_age=0, handle_sigterm=False) as writer:
         writer.submit(a_trace(1), organization_id=ORG)
-        assert writer.flush(20)
+        assert writer.flush(PATIENCE)
     assert mine.in_transaction()
     registry.remove()
 
@@ -362,7 +362,7 @@ def test_a_body_that_another_thread_is_changing_raises_nothing(
                 trace.__dict__["request_json"] = body
                 writer.submit(trace, organization_id=ORG)
             ends.set()
-            assert writer.flush(20)
+            assert writer.flush(PATIENCE)
             assert_accounted(writer.stats)
             assert writer.stats.stored + writer.stats.rejected == 500
     finally:
@@ -380,7 +380,7 @@ def test_a_hook_that_raises_something_of_its_own_does_not_end_the_thread(databas
 
     with TraceWriter(factory, max_retry_delay=0.1, batch_age=0, handle_sigterm=False) as writer:
         writer.submit(a_trace(1), organization_id=ORG)
-        assert writer.flush(30)
+        assert writer.flush(PATIENCE)
         assert writer.stats.stored == 1
 
 
@@ -388,7 +388,7 @@ def test_garbage_in_the_reject_table_is_set_aside(database: Database, tmp_path: 
     (tmp_path / "rejected.db").write_bytes(b"no database at all" * 100)
     with a_writer(database, spool_dir=tmp_path) as writer:
         writer.submit(a_trace(1, request_json={"x": object()}), organization_id=ORG)
-        assert writer.flush(20)
+        assert writer.flush(PATIENCE)
     assert [row["id"] for row in rejects_in(tmp_path)] == [trace_id(1)]
     assert (tmp_path / "rejected.db.damaged").exists()
 
@@ -409,10 +409,10 @@ def test_memory_is_used_again_although_the_spool_never_took_anything(database: D
             writer.submit(trace, organization_id=ORG)
         assert writer.stats.dropped == 15
         where.append(database.engine())
-        assert writer.flush(20)
+        assert writer.flush(PATIENCE)
         writer.submit(a_trace(50), organization_id=ORG)
         assert writer.stats.queued == 1
-        assert writer.flush(20)
+        assert writer.flush(PATIENCE)
     assert writer.stats.stored == 6
     assert files_in(tmp_path) == []
 
@@ -440,7 +440,7 @@ def test_an_internal_error_at_the_commit_is_waited_out(postgres: Database) -> No
             writer.submit(trace, organization_id=ORG)
         wait_until(lambda: writer.stats.retries > 2)
         run_script(postgres, "DELETE FROM broken")
-        assert writer.flush(30)
+        assert writer.flush(PATIENCE)
         assert (writer.stats.stored, writer.stats.rejected) == (10, 0)
 
 
@@ -468,7 +468,7 @@ def test_a_missing_grant_is_waited_for(postgres: Database) -> None:
             writer.submit(trace, organization_id=ORG)
         wait_until(lambda: writer.stats.retries > 2)
         run_script(postgres, f"GRANT INSERT ON provider_traces TO {role}")
-        assert writer.flush(30)
+        assert writer.flush(PATIENCE)
         assert (writer.stats.stored, writer.stats.rejected) == (10, 0)
 
 
@@ -482,7 +482,7 @@ def test_a_row_that_a_policy_refuses_is_rejected(postgres: Database) -> None:
         run_script(postgres, f"GRANT INSERT ON provider_traces TO {role}")
         for trace in a_batch(10):
             writer.submit(trace, organization_id="org-1" if trace.id != trace_id(4) else "org-2")
-        assert writer.flush(30)
+        assert writer.flush(PATIENCE)
         assert (writer.stats.stored, writer.stats.rejected) == (9, 1)
 
 
@@ -497,5 +497,5 @@ def test_a_date_at_the_end_of_time_is_stored_or_refused_and_never_raises(databas
     with a_writer(database) as writer:
         for number, moment in enumerate((datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC))):
             writer.submit(a_trace(number, created_at=moment), organization_id=ORG)
-        assert writer.flush(20)
+        assert writer.flush(PATIENCE)
         assert writer.stats.stored == 2

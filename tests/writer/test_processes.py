@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.support.constants import ORG
+from tests.support.constants import ORG, PATIENCE
 from tests.support.paths import ROOT
 from tests.support.traces import a_trace, trace_id
 from tests.support.waiting import wait_until
@@ -31,11 +31,11 @@ import os, signal, sys, threading, time, logging
 logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
 from sqlalchemy import create_engine
 from provider_trace_store import TraceWriter
-from tests.support.constants import ORG
+from tests.support.constants import ORG, PATIENCE
 from tests.support.traces import a_trace
-url, spool = sys.argv[1:]
+url, spool, close_timeout = sys.argv[1:]
 engine = create_engine(url)
-options = {"max_retry_delay": 0.2, "batch_age": 3600, "close_timeout": 2.0}
+options = {"max_retry_delay": 0.2, "batch_age": 3600, "close_timeout": float(close_timeout)}
 if spool:
     options["spool_dir"] = spool
 
@@ -47,8 +47,19 @@ def say(*what):
 def start(script: str, url: URL | str, spool: Path | None = None) -> subprocess.Popen[str]:
     """Start a process that runs a script."""
     shown = url if isinstance(url, str) else url.render_as_string(hide_password=False)
+    # A database that takes traces gets the time that it needs; where there is none, the exit must not wait for long.
+    close_timeout = 2.0 if isinstance(url, str) else PATIENCE
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", BEGIN + textwrap.dedent(script), shown, str(spool or "")],
+        [
+            sys.executable,
+            "-W",
+            "error",
+            "-c",
+            BEGIN + textwrap.dedent(script),
+            shown,
+            str(spool or ""),
+            str(close_timeout),
+        ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -59,7 +70,7 @@ def start(script: str, url: URL | str, spool: Path | None = None) -> subprocess.
 def run(script: str, url: URL | str, spool: Path | None = None, status: int = 0) -> str:
     """Run a script, and return what it printed."""
     process = start(script, url, spool)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == status, output + errors
     # What an extension module says of forks and threads is the script's own doing.
     assert "Error" not in errors, errors
@@ -86,7 +97,7 @@ def test_an_exit_by_an_error_stores_it_too(database: Database) -> None:
         """,
         database.url,
     )
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 3
     assert ids_in(database.url) == [trace_id(1)]
 
@@ -101,7 +112,7 @@ def test_an_exit_waits_no_longer_than_it_may_and_says_what_is_lost() -> None:
         """,
         NOWHERE,
     )
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < PATIENCE
     assert "closed, and 3 traces were dropped" in output
     assert "hunter2" not in output
 
@@ -123,7 +134,7 @@ def test_an_exit_while_the_database_hangs_is_not_held_up(tmp_path: Path) -> None
     assert "closed, and 3 traces were dropped" in output
     output = run(script, "sqlite://", tmp_path)
     assert "closed with 3 traces in the spool" in output
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < PATIENCE
 
 
 @pytest.mark.parametrize("durability", ["memory", "spool"])
@@ -155,9 +166,14 @@ writer = TraceWriter(engine, **options)
 for number in range(3):
     writer.submit(a_trace(number), organization_id=ORG)
 say("ready")
-time.sleep(60)
+time.sleep(PATIENCE)
 say("never")
 """
+
+
+def ended_by_another(process: subprocess.Popen[str]) -> bool:
+    process.send_signal(signal.SIGTERM)
+    return process.poll() is not None
 
 
 def told_to_end(script: str, url: URL | str, *, again: bool = False) -> tuple[int, str]:
@@ -166,10 +182,10 @@ def told_to_end(script: str, url: URL | str, *, again: bool = False) -> tuple[in
     while "ready" not in (line := process.stdout.readline()):
         assert line
     process.send_signal(signal.SIGTERM)
+    # Until it ends: a signal that comes before the first one is handled is the same signal.
     if again:
-        time.sleep(0.3)
-        process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=60)
+        wait_until(lambda: ended_by_another(process))
+    output, errors = process.communicate(timeout=PATIENCE)
     assert "Error" not in errors, errors
     return process.returncode, output
 
@@ -186,14 +202,16 @@ def test_sigterm_waits_no_longer_than_it_may() -> None:
     status, output = told_to_end(SIGTERM, NOWHERE)
     assert status == -signal.SIGTERM
     assert "closed, and 3 traces were dropped" in output
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < PATIENCE
 
 
 def test_a_second_sigterm_ends_it_at_once() -> None:
     began = time.monotonic()
-    status, _ = told_to_end(SIGTERM.replace("**options", "**(options | {'close_timeout': 50.0})"), NOWHERE, again=True)
+    status, _ = told_to_end(
+        SIGTERM.replace("**options", "**(options | {'close_timeout': 3600.0})"), NOWHERE, again=True
+    )
     assert status == -signal.SIGTERM
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < PATIENCE
 
 
 def test_a_host_with_a_handler_of_its_own_keeps_it(database: Database) -> None:
@@ -207,7 +225,7 @@ def test_a_host_with_a_handler_of_its_own_keeps_it(database: Database) -> None:
         assert signal.getsignal(signal.SIGTERM) is mine
         writer.submit(a_trace(1), organization_id=ORG)
         say("ready")
-        time.sleep(60)
+        time.sleep(PATIENCE)
         """
     status, output = told_to_end(script, database.url)
     assert (status, output.strip()) == (7, "mine")
@@ -239,7 +257,7 @@ def test_a_fork_gives_the_child_a_writer_of_its_own(database: Database, tmp_path
         writer = TraceWriter(engine, **options)
         for number in range(50):
             writer.submit(a_trace(number), organization_id=ORG)
-        writer.flush(20)
+        writer.flush(PATIENCE)
         for number in range(50, 60):
             writer.submit(a_trace(number), organization_id=ORG)
         children = []
@@ -249,7 +267,7 @@ def test_a_fork_gives_the_child_a_writer_of_its_own(database: Database, tmp_path
                 assert writer.stats.accepted == 0
                 for number in range(child * 100, child * 100 + 50):
                     writer.submit(a_trace(number), organization_id=ORG)
-                assert writer.flush(20), writer.stats
+                assert writer.flush(PATIENCE), writer.stats
                 assert writer.stats.stored == 50, writer.stats
                 # An ordinary exit, which closes whatever it can reach.
                 sys.exit(0)
@@ -259,7 +277,7 @@ def test_a_fork_gives_the_child_a_writer_of_its_own(database: Database, tmp_path
             assert os.waitpid(pid, 0)[1] == 0
         for number in range(70, 80):
             writer.submit(a_trace(number), organization_id=ORG)
-        assert writer.flush(20), writer.stats
+        assert writer.flush(PATIENCE), writer.stats
         assert writer.stats.stored == 74, writer.stats
         say("done")
         """,
@@ -293,14 +311,14 @@ def test_forks_while_threads_submit_leave_nothing_locked(database: Database, tmp
         for child in range(30):
             pid = os.fork()
             if not pid:
-                signal.alarm(20)
+                signal.alarm(int(PATIENCE) + 60)
                 writer.submit(a_trace(child), organization_id=ORG)
-                os._exit(0 if writer.flush(15) else 1)
+                os._exit(0 if writer.flush(PATIENCE) else 1)
             assert os.waitpid(pid, 0)[1] == 0
         ends.set()
         for thread in threads:
             thread.join()
-        assert writer.flush(20)
+        assert writer.flush(PATIENCE)
         stats = writer.stats
         assert stats.accepted == stats.stored, stats
         say("stored", stats.stored)
@@ -341,7 +359,7 @@ def test_a_child_that_multiprocessing_forks_may_write(database: Database) -> Non
 
         def work(number):
             writer.submit(a_trace(number), organization_id=ORG)
-            assert writer.flush(20)
+            assert writer.flush(PATIENCE)
 
         writer = TraceWriter(engine, **options)
         context = multiprocessing.get_context("fork")
@@ -363,6 +381,6 @@ def test_a_closed_writer_leaves_no_thread_behind(database: Database) -> None:
     before = threading.enumerate()
     with a_writer(database) as writer:
         writer.submit(a_trace(1), organization_id=ORG)
-        assert writer.flush(20)
+        assert writer.flush(PATIENCE)
         assert len(threading.enumerate()) == len(before) + 1
     assert threading.enumerate() == before

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.support.constants import ORG, SECRET
+from tests.support.constants import ORG, PATIENCE, SECRET
 from tests.support.traces import a_batch, a_trace
 from tests.support.waiting import wait_until
 from tests.support.writers import a_writer, a_writer_to_nowhere
@@ -68,7 +68,7 @@ def test_metrics_and_spans_tell_what_became_of_the_traces(
         waiting = values_of(reader)
         assert waiting["queue.traces"] == 8
         assert waiting["queue.size"] == writer.stats.queued_bytes
-        assert writer.flush(20)
+        assert writer.flush(PATIENCE)
     values = values_of(reader)
     outcomes = {name: values[f"traces.{name}"] for name in ("stored", "unchanged", "rejected", "dropped")}
     assert outcomes == {"stored": 5, "unchanged": 1, "rejected": 2, "dropped": 0}
@@ -117,5 +117,7 @@ with TraceWriter(engine) as writer:
     writer.submit(ProviderTrace(request_json={{}}, response_json={{}}), organization_id="org-1")
 assert writer.stats.stored == 1
 """
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert result.returncode == 0, result.stderr

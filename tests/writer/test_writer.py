@@ -31,7 +31,7 @@ from provider_trace_store import (
 )
 from provider_trace_store.migrations import upgrade
 from tests.support.batches import both_modes, refuse_poison
-from tests.support.constants import ORG, SECRET
+from tests.support.constants import ORG, PATIENCE, SECRET
 from tests.support.documents import same
 from tests.support.traces import a_batch, a_trace, trace_id
 from tests.support.waiting import wait_until
@@ -88,7 +88,7 @@ def test_what_is_submitted_is_stored_as_create_would(
     with a_writer(database, metadata_only=metadata_only, **options_of(way, tmp_path)) as writer:
         for trace in traces:
             writer.submit(trace, organization_id=ORG, actor_id="the-actor")
-        assert writer.flush(30)
+        assert writer.flush(PATIENCE)
         assert counted(writer) == {"stored": len(traces)}
     assert ids_in(database.url, metadata_only=metadata_only) == [trace.id for trace in traces]
     for trace in traces:
@@ -110,7 +110,7 @@ def test_each_tenant_gets_its_own(database: Database, way: str, tmp_path: Path) 
     with a_writer(database, **options_of(way, tmp_path)) as writer:
         for number in range(40):
             writer.submit(a_trace(number), organization_id=f"org-{number % 4}")
-        assert writer.flush(30)
+        assert writer.flush(PATIENCE)
     for number in range(40):
         for tenant in range(4):
             found = read(database, trace_id(number), f"org-{tenant}")
@@ -123,7 +123,7 @@ def test_a_trace_that_is_submitted_again_is_unchanged(database: Database, way: s
         for _ in range(3):
             for trace in a_batch(10):
                 writer.submit(trace, organization_id=ORG)
-        assert writer.flush(30)
+        assert writer.flush(PATIENCE)
         assert counted(writer) == {"stored": 10, "unchanged": 20}
     assert len(ids_in(database.url)) == 10
 
@@ -148,7 +148,7 @@ def test_bad_traces_cost_none_of_the_others_and_are_told_apart(database: Databas
             if number % 4 == 3:
                 writer.submit(bad[number // 4][0], organization_id=ORG)
         writer.submit(bad[5][0], organization_id=ORG)
-        assert writer.flush(30)
+        assert writer.flush(PATIENCE)
         assert counted(writer) == {"stored": 20, "rejected": 6}
     assert ids_in(database.url) == [trace.id for trace in good]
     assert sorted((one, type(error).__name__) for one, error in told) == sorted(
@@ -184,7 +184,7 @@ def test_a_reference_to_the_body_may_be_changed_after_submit(database: Database)
         assert trace.agent_tags is not None
         trace.agent_tags.append("b")
         trace.step_id = "after"
-        assert writer.flush(30)
+        assert writer.flush(PATIENCE)
     assert read(database, trace.id) == expected
 
 
@@ -218,7 +218,7 @@ async def test_the_asynchronous_methods_let_the_loop_go_on(database: Database) -
         for trace in a_batch(100):
             writer.submit(trace, organization_id=ORG)
         before = ticks
-        assert await writer.aflush(30)
+        assert await writer.aflush(PATIENCE)
         assert writer.stats.stored == 100
         assert ticks > before
         writer.submit(a_trace(100), organization_id=ORG)
@@ -250,7 +250,7 @@ def test_many_threads_and_loops_submit_at_once(database: Database, tmp_path: Pat
             for thread in threads:
                 thread.join()
             assert_accounted(writer.stats)
-            assert writer.flush(60)
+            assert writer.flush(PATIENCE)
             assert counted(writer) == {"stored": 400}
     assert len(ids_in(database.url)) == 1200
 
@@ -269,7 +269,7 @@ def test_a_batch_goes_when_it_is_old_or_large_or_asked_for(database: Database) -
         writer.submit(a_trace(20, request_json={"text": "x" * 100_000}), organization_id=ORG)
         wait_until(lambda: writer.stats.stored == 1)
         writer.submit(a_trace(21), organization_id=ORG)
-        assert writer.flush(30)
+        assert writer.flush(PATIENCE)
         assert writer.stats.stored == 2
 
 
@@ -280,7 +280,7 @@ def test_it_survives_that_the_tables_are_made_later(empty_database: Database) ->
         assert writer.stats.queued == 1
         with empty_database.engine().connect() as connection:
             upgrade(connection)
-        assert writer.flush(30)
+        assert writer.flush(PATIENCE)
     assert ids_in(empty_database.url) == [trace_id(1)]
 
 
@@ -307,18 +307,18 @@ def test_without_room_traces_are_dropped_and_counted(caplog: pytest.LogCaptureFi
 
 
 def test_one_trace_may_be_larger_than_all_the_room(database: Database) -> None:
-    with a_writer(database, max_queue_bytes=1000, on_full="block", block_timeout=30) as writer:
+    with a_writer(database, max_queue_bytes=1000, on_full="block", block_timeout=PATIENCE) as writer:
         for number in range(3):
             writer.submit(a_trace(number, request_json={"text": "x" * 50_000}), organization_id=ORG)
-        assert writer.flush(30)
+        assert writer.flush(PATIENCE)
         assert counted(writer) == {"stored": 3}
 
 
 def test_a_submit_waits_for_room_where_it_is_asked_to(database: Database) -> None:
-    with a_writer(database, max_queue_traces=10, on_full="block", block_timeout=30) as writer:
+    with a_writer(database, max_queue_traces=10, on_full="block", block_timeout=PATIENCE) as writer:
         for trace in a_batch(200):
             writer.submit(trace, organization_id=ORG)
-        assert writer.flush(30)
+        assert writer.flush(PATIENCE)
         assert counted(writer) == {"stored": 200}
 
 
@@ -406,7 +406,7 @@ def test_a_deferred_constraint_that_fails_at_the_commit_costs_only_its_row(
     with a_writer(postgres, on_rejected=lambda *what: told.append(what), **options) as writer:
         for number in range(30):
             writer.submit(a_trace(number), organization_id="unknown" if number in {7, 20} else "known")
-        assert writer.flush(30)
+        assert writer.flush(PATIENCE)
         assert counted(writer) == {"stored": 28, "rejected": 2}
     assert sorted(one for one, _ in told) == [trace_id(7), trace_id(20)]
     assert [row["organization_id"] for row in rejects_in(tmp_path)] == ["unknown", "unknown"]
@@ -440,7 +440,7 @@ def test_a_row_that_only_ever_fails_holds_nobody_up_and_is_given_up(
             assert_accounted(writer.stats)
             if told:
                 break
-        assert writer.flush(30)
+        assert writer.flush(PATIENCE)
         assert writer.stats.rejected == 1
     assert [(one, type(error)) for one, error in told] == [(trace_id(0), ProviderTraceRejectedError)]
     assert ids_in(postgres.url) == [trace_id(number) for number in range(1, writer.stats.stored + 1)]
@@ -458,7 +458,7 @@ def test_a_session_factory_that_fails_is_the_databases_trouble(database: Databas
 
     with TraceWriter(factory, max_retry_delay=0.1, batch_age=0, handle_sigterm=False) as writer:
         writer.submit(a_trace(1), organization_id=ORG)
-        assert writer.flush(30)
+        assert writer.flush(PATIENCE)
         assert counted(writer) == {"stored": 1}
 
 
@@ -503,6 +503,6 @@ def test_what_waits_is_stored_when_the_database_is_back(database: Database, tmp_
             where.append(there)
             for trace in a_batch(50, first + 50):
                 writer.submit(trace, organization_id=ORG)
-            assert writer.flush(30)
+            assert writer.flush(PATIENCE)
             assert counted(writer) == {"stored": 100}
     assert len(ids_in(database.url)) == 300

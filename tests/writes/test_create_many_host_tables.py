@@ -614,9 +614,11 @@ async def test_a_cancelled_call_leaves_nothing_and_a_retry_completes(postgres: D
             repository = AsyncProviderTraceRepository(session, organization_id=ORG, metadata_only=metadata_only)
             with Session(postgres.engine()) as busy:
                 ProviderTraceRepository(busy, organization_id=ORG, metadata_only=metadata_only).create(a_trace(7))
-                with pytest.raises(TimeoutError):
-                    async with asyncio.timeout(0.3):
-                        await repository.create_many(a_batch(20))
+                call = asyncio.create_task(repository.create_many(a_batch(20)))
+                await until_a_session_waits_for_a_lock(busy)
+                call.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await call
             await session.rollback()
             assert counts(await repository.create_many(a_batch(20))) == (20, 0, 0)
             await session.commit()

@@ -27,7 +27,7 @@ from provider_trace_store import (
 )
 from tests.support.batches import assert_keeps_the_secret, both_modes, count, counts
 from tests.support.clients import Client
-from tests.support.constants import ORG, TABLES
+from tests.support.constants import ORG, PATIENCE, TABLES
 from tests.support.servers import Database
 from tests.support.throwaway import Throwaway, Wire, throwaway
 from tests.support.traces import a_batch, a_trace, trace_id
@@ -79,7 +79,7 @@ class Writer:
         self._url = url
         self._form = form
         self._options: dict[str, Any] = {"organization_id": ORG, "metadata_only": metadata_only}
-        self._end = time.monotonic() + 60
+        self._end = time.monotonic() + PATIENCE
 
     def run(self) -> None:
         """Write all batches; the first error that is not of the database's absence ends it."""
@@ -285,7 +285,9 @@ async def test_a_timeout_of_one_chunk_takes_back_that_chunk_and_nothing_before_i
     with Session(postgres_client.database.engine()) as busy:
         # The third of five chunks waits for the end of this transaction.
         ProviderTraceRepository(busy, organization_id=ORG, metadata_only=metadata_only).create(a_trace(25))
-        await postgres_client.execute(text(f"SET LOCAL {setting} = '500ms'"))
+        # For a lock only the third chunk waits; every statement must be done within its own limit.
+        limit = {"statement_timeout": "2s", "lock_timeout": "500ms"}[setting]
+        await postgres_client.execute(text(f"SET LOCAL {setting} = '{limit}'"))
         with pytest.raises(ProviderTraceUnavailableError) as caught:
             await repository.create_many(kind(a_batch(50)))
         assert caught.value.sqlstate == {"statement_timeout": "57014", "lock_timeout": "55P03"}[setting]

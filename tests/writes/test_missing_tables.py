@@ -10,17 +10,17 @@ from sqlalchemy.orm import Session
 
 from provider_trace_store import ProviderTraceRepository, TableMissingError
 from provider_trace_store.migrations import upgrade
+from tests.support.constants import TABLES
 
 if TYPE_CHECKING:
     from tests.support.servers import Database
 
 ID = "provider_trace-00000001-0000-4000-8000-000000000000"
-TABLES = ["provider_traces", "provider_trace_metadata"]
 each_method = pytest.mark.parametrize("method", ["delete", "restore"])
 
 
 @each_method
-@pytest.mark.parametrize("missing", TABLES)
+@pytest.mark.parametrize("missing", TABLES.values())
 def test_the_missing_one_of_two_tables_is_named(database: Database, method: str, missing: str) -> None:
     with database.engine().begin() as connection:
         connection.execute(text(f"DROP TABLE {missing}"))
@@ -34,7 +34,7 @@ def test_the_missing_one_of_two_tables_is_named(database: Database, method: str,
 
 
 @each_method
-@pytest.mark.parametrize("missing", TABLES)
+@pytest.mark.parametrize("missing", TABLES.values())
 def test_a_table_of_that_name_in_another_schema_is_not_the_missing_one(
     postgres: Database, method: str, missing: str
 ) -> None:

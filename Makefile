@@ -33,8 +33,9 @@ lint: $(VENV)/installed-dev ## Ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/installed-dev ## mypy, strict
+types: $(VENV)/installed-dev ## mypy, strict, and pyright on the types of the public API
 	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 contracts: $(VENV)/installed-dev ## The direction of imports
 	$(BIN)/lint-imports

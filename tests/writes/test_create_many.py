@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from provider_trace_store import (
     ProviderTraceRejectedError,
     ProviderTraceRepository,
     ProviderTraceStoreError,
+    ProviderTraceUnavailableError,
     TraceEncodingError,
     TraceTooLargeError,
 )
@@ -625,3 +628,34 @@ class _NoSession:
 
 
 _NO_SESSION: Any = _NoSession()
+
+
+# Errors
+
+
+@both_modes
+async def test_a_trace_made_around_the_schema_without_an_id_costs_only_itself(
+    client: Client, metadata_only: bool
+) -> None:
+    batch = a_batch(3)
+    del batch[1].__dict__["id"]
+    result = await client.repository(organization_id=ORG, metadata_only=metadata_only).create_many(batch)
+    assert counts(result) == (2, 0, 1)
+    assert refusals(result) == [("", TraceEncodingError)]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ProviderTraceConflictError(trace_id(1)),
+        ProviderTraceRejectedError(trace_id(1), "23514", "hosts_rule"),
+        ProviderTraceUnavailableError(trace_id(1), "57014"),
+        TraceEncodingError("request_json.a", "is a set", trace_id(1)),
+        TraceTooLargeError("request_json", 2, 1, trace_id(1)),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_crosses_to_another_process(error: ProviderTraceStoreError) -> None:
+    for other in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):  # noqa: S301  (what was just dumped)
+        assert type(other) is type(error)
+        assert (str(other), vars(other)) == (str(error), vars(error))

@@ -1,16 +1,15 @@
-"""What once went wrong with bulk writes, or nearly: each bug found by review has the test that shows it."""
+"""`create_many` in the sessions of hosts: their drivers, settings, encodings, pools and autocommit engines."""
 
 from __future__ import annotations
 
-import asyncio
-import copy
-import pickle
-import tracemalloc
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, Any, Final, cast
 
+import psycopg
 import pytest
-from sqlalchemy import QueuePool, text
-from sqlalchemy.ext.asyncio import AsyncSession
+from psycopg.types.string import StrBinaryDumper
+from sqlalchemy import QueuePool, event, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from provider_trace_store import (
@@ -18,22 +17,171 @@ from provider_trace_store import (
     ProviderTraceConflictError,
     ProviderTraceRejectedError,
     ProviderTraceRepository,
-    ProviderTraceStoreError,
     ProviderTraceUnavailableError,
-    TraceEncodingError,
-    TraceTooLargeError,
 )
-from provider_trace_store.migrations import upgrade
-from provider_trace_store.tables.ids import look_up
-from provider_trace_store.tables.kinds import kind_for
-from provider_trace_store.writes import statements
-from tests.support.batches import POISON, assert_keeps_the_secret, both_modes, count, counts, refusals, run_script
-from tests.support.constants import ORG, TABLES
-from tests.support.traces import a_batch, a_trace, trace_id
+from tests.support.batches import (
+    POISON,
+    assert_keeps_the_secret,
+    assert_result_keeps_the_secret,
+    assert_stored,
+    both_modes,
+    count,
+    counts,
+    refusals,
+    refuse_poison,
+    run_script,
+)
+from tests.support.clients import Client
+from tests.support.constants import ORG, SECRET, TABLES
+from tests.support.documents import same
+from tests.support.traces import a_batch, a_trace, odd_traces, trace_id
 
 if TYPE_CHECKING:
-    from tests.support.clients import Client
+    from tests.support.clients import Client, RepositoryClient
     from tests.support.servers import Database
+
+SETTINGS: Final = {
+    "time zone": "SET timezone TO 'Asia/Tokyo'",
+    "date style": "SET datestyle TO 'German, DMY'",
+    "SQL_ASCII": "SET client_encoding TO 'SQL_ASCII'",
+    "LATIN1": "SET client_encoding TO 'LATIN1'",
+    "UTF8 by another name": "SET client_encoding TO 'unicode'",
+    "backslashes": "SET standard_conforming_strings TO off",
+    "role of replication": "SET session_replication_role TO replica",
+}
+
+
+@pytest.mark.every_server
+@both_modes
+async def test_asyncpg_stores_exactly_and_isolates(postgres: Database, metadata_only: bool) -> None:
+    refuse_poison(postgres)
+    engine = create_async_engine(postgres.url.set(drivername="postgresql+asyncpg"))
+    try:
+        async with AsyncSession(engine) as session:
+            repository = AsyncProviderTraceRepository(session, organization_id=ORG, metadata_only=metadata_only)
+            traces = odd_traces()
+            poisoned = [*a_batch(10, 1000), a_trace(1010, **POISON), a_trace(0, user_id="other")]
+            assert counts(await repository.create_many(traces)) == (len(traces), 0, 0)
+            result = await repository.create_many(poisoned)
+            assert counts(result) == (10, 0, 2)
+            assert refusals(result) == [
+                (trace_id(0), ProviderTraceConflictError),
+                (trace_id(1010), ProviderTraceRejectedError),
+            ]
+            assert_result_keeps_the_secret(result)
+            await session.commit()
+            assert counts(await repository.create_many(traces)) == (0, len(traces), 0)
+            await assert_stored(cast("RepositoryClient", repository), traces, metadata_only=metadata_only)
+    finally:
+        await engine.dispose()
+
+
+@both_modes
+@pytest.mark.parametrize("setting", SETTINGS)
+async def test_whatever_the_session_is_set_to_what_is_stored_is_exact(
+    postgres_client: Client, metadata_only: bool, setting: str
+) -> None:
+    traces = odd_traces()
+    if setting == "LATIN1":
+        # What the connection's own encoding cannot say is no part of this.
+        traces = [trace for trace in traces if not _beyond_latin1(dict(trace))]
+        assert len(traces) > 10
+    await postgres_client.execute(text(SETTINGS[setting]))
+    writer = postgres_client.repository(organization_id=ORG, metadata_only=metadata_only)
+    assert counts(await writer.create_many(traces)) == (len(traces), 0, 0)
+    await postgres_client.commit()
+    reader = (await postgres_client.another()).repository(organization_id=ORG)
+    await assert_stored(reader, traces, metadata_only=metadata_only)
+    assert counts(await writer.create_many(traces)) == (0, len(traces), 0)
+
+
+def _beyond_latin1(value: Any) -> bool:
+    if isinstance(value, str):
+        return any("\xff" < character < "\ud800" or character > "\udfff" for character in value)
+    if isinstance(value, dict):
+        return any(_beyond_latin1(key) or _beyond_latin1(inner) for key, inner in value.items())
+    return isinstance(value, list | tuple) and any(map(_beyond_latin1, value))
+
+
+@both_modes
+async def test_text_that_the_connections_encoding_cannot_say_is_stored_exactly_or_refused(
+    postgres_client: Client, metadata_only: bool
+) -> None:
+    await postgres_client.execute(text("SET client_encoding TO 'LATIN1'"))
+    repository = postgres_client.repository(organization_id=ORG, metadata_only=metadata_only)
+    odd = [a_trace(5, user_id="€"), a_trace(6, request_json={"text": "€😀"}), a_trace(7, agent_tags=["€"])]
+    batch = [*a_batch(5), *odd, *a_batch(5, 100)]
+    result = await repository.create_many(batch)
+    await postgres_client.commit()
+    assert result.created + len(result.rejected) == len(batch)
+    assert_result_keeps_the_secret(result)
+    refused = {item.trace_id for item in result.rejected}
+    assert refused <= {trace.id for trace in odd}
+    reader = (await postgres_client.another()).repository(organization_id=ORG)
+    stored = [trace for trace in batch if trace.id not in refused]
+    await assert_stored(reader, stored, metadata_only=metadata_only)
+    assert await count(postgres_client, metadata_only=metadata_only) == len(stored)
+
+
+@both_modes
+def test_adapters_and_cursors_of_the_hosts_change_nothing(postgres: Database, metadata_only: bool) -> None:
+    engine = postgres.engine(connect_args={"cursor_factory": psycopg.ClientCursor})
+
+    @event.listens_for(engine, "connect")
+    def adapt(connection: psycopg.Connection[Any], _record: object) -> None:
+        connection.adapters.register_dumper(str, StrBinaryDumper)
+
+    traces = odd_traces()
+    with Session(engine) as session:
+        repository = ProviderTraceRepository(session, organization_id=ORG, metadata_only=metadata_only)
+        assert counts(repository.create_many(traces)) == (len(traces), 0, 0)
+        assert counts(repository.create_many(traces)) == (0, len(traces), 0)
+        session.commit()
+        for trace in [] if metadata_only else traces:
+            stored = repository.get(trace.id)
+            assert stored is not None
+            assert same(dict(stored), dict(trace))
+
+
+@both_modes
+def test_a_prepared_statement_threshold_of_zero_and_a_pool(postgres: Database, metadata_only: bool) -> None:
+    from sqlalchemy import QueuePool  # noqa: PLC0415  (only here)
+
+    engine = postgres.engine(poolclass=QueuePool, pool_size=1, connect_args={"prepare_threshold": 0})
+    for _ in range(3):
+        with Session(engine) as session:
+            repository = ProviderTraceRepository(session, organization_id=ORG, metadata_only=metadata_only)
+            repository.create_many([*a_batch(20), a_trace(5, user_id="other")])
+            session.commit()
+            assert session.scalar(text(f"SELECT count(*) FROM {TABLES[metadata_only]}")) == 20  # noqa: S608  (our own names)
+
+
+async def test_a_pool_without_a_connection_is_a_database_that_cannot_now(postgres: Database) -> None:
+    engine = postgres.engine(poolclass=QueuePool, pool_size=1, max_overflow=0, pool_timeout=0.05)
+    with engine.connect(), Session(engine) as session:
+        repository = ProviderTraceRepository(session, organization_id=ORG)
+        for write in (lambda: repository.create(a_trace(1)), lambda: repository.create_many(a_batch(3))):
+            with pytest.raises(ProviderTraceUnavailableError) as caught:
+                write()
+            assert_keeps_the_secret(caught.value)
+
+
+@both_modes
+def test_what_the_engine_logs_shows_no_body(
+    database: Database, metadata_only: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    refuse_poison(database)
+    batch = [a_trace(number, source=None) for number in range(5)]
+    batch[3] = a_trace(3, source=None, **POISON)
+    with caplog.at_level(logging.DEBUG), Session(database.engine(echo=True)) as session:
+        repository = ProviderTraceRepository(session, organization_id=ORG, metadata_only=metadata_only)
+        assert counts(repository.create_many(batch)) == (4, 0, 1)
+        assert counts(repository.create_many(batch)) == (0, 4, 1)
+    assert caplog.records
+    assert SECRET not in caplog.text
+
+
+# Autocommit
 
 
 sqlite_only = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -44,7 +192,24 @@ def counted(database: Database, table: str) -> int:
         return int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())  # noqa: S608  (our own names)
 
 
-# A commit that fails in autocommit mode
+@pytest.mark.pgbouncer
+@both_modes
+def test_an_autocommit_engine_keeps_each_statement_at_once(database: Database, metadata_only: bool) -> None:
+    refuse_poison(database)
+    batch = a_batch(20)
+    batch[7] = a_trace(7, **POISON)
+    with Session(database.engine(isolation_level="AUTOCOMMIT")) as session:
+        repository = ProviderTraceRepository(session, organization_id=ORG, metadata_only=metadata_only)
+        result = repository.create_many([*batch, a_trace(3), a_trace(4, user_id="other")])
+        assert refusals(result) == [
+            (trace_id(4), ProviderTraceConflictError),
+            (trace_id(7), ProviderTraceRejectedError),
+        ]
+        assert counts(result) == (19, 1, 2)
+        session.rollback()
+        assert counts(repository.create_many(batch)) == (0, 19, 1)
+    with Session(database.engine()) as session:
+        assert session.scalar(text(f"SELECT count(*) FROM {TABLES[metadata_only]}")) == 19  # noqa: S608  (our own names)
 
 
 @sqlite_only
@@ -98,192 +263,3 @@ async def test_a_transaction_that_the_host_began_itself_in_autocommit_stays_the_
         assert counts(await repository.create_many([a_trace(1), a_trace(2), a_trace(1, run_id="other")])) == (1, 1, 1)
         await session.execute(text("ROLLBACK"))
         assert await session.scalar(text("SELECT count(*) FROM provider_traces")) == 1
-
-
-# Ids
-
-
-async def test_an_id_under_another_date_is_found_in_any_collation(postgres: Database) -> None:
-    """ICU can be told to take runs of digits for numbers: 1a… then stands before 10…."""
-    with Session(postgres.engine()) as session:
-        has_icu = session.scalar(text("SELECT count(*) > 0 FROM pg_collation WHERE collname = 'en-x-icu'"))
-        if has_icu:
-            session.execute(text("CREATE COLLATION hosts (provider = icu, locale = 'und-u-kn-true')"))
-            session.execute(text("ALTER TABLE provider_trace_metadata ALTER COLUMN id TYPE varchar COLLATE hosts"))
-        repository = ProviderTraceRepository(session, organization_id=ORG, metadata_only=True)
-        ids = [f"provider_trace-{head}000000-0000-7000-8000-000000000000" for head in ("10", "1a", "2f", "f2")]
-        for head in range(len(ids)):
-            for tail in range(head + 1, len(ids) + 1):
-                some = ids[head:tail]
-                repository.create_many([a_trace(1, id=one) for one in some])
-                again = repository.create_many([a_trace(2, id=one) for one in some])
-                assert refusals(again) == [(one, ProviderTraceConflictError) for one in some]
-        assert session.scalar(text("SELECT count(*) FROM provider_trace_metadata")) == len(ids)
-
-
-@both_modes
-async def test_a_retry_compares_no_row_with_each_of_its_ids_on_a_table_without_statistics(
-    postgres: Database, metadata_only: bool
-) -> None:
-    kind = kind_for(metadata_only=metadata_only)
-    with Session(postgres.engine()) as session:
-        repository = ProviderTraceRepository(session, organization_id=ORG, metadata_only=metadata_only)
-        repository.create_many(a_batch(3_000))
-        connection = session.connection()
-        lookup, parameters = look_up([trace_id(number) for number in range(1_000)], "postgresql")
-        for statement in (
-            statements.heads_under(kind, lookup),
-            statements.documents_under(kind, lookup),
-            statements.any_stored_under(kind, lookup),
-        ):
-            compiled = statement.compile(dialect=connection.dialect)
-            plan = connection.exec_driver_sql(f"EXPLAIN {compiled}", compiled.params | parameters).scalars().all()
-            assert not any("= ANY" in line for line in plan), plan
-
-
-@both_modes
-@pytest.mark.parametrize("owner", ["org-2", ORG])
-async def test_a_comparison_reads_no_more_bodies_than_it_holds_rows_of_its_own(
-    client: Client, metadata_only: bool, owner: str
-) -> None:
-    large = {"agent_tags": ["x" * 500_000]} if metadata_only else {"request_json": {"text": "x" * 500_000}}
-    stored = [a_trace(number, **large) for number in range(60)]
-    repository = client.repository(organization_id=owner, metadata_only=metadata_only)
-    assert counts(await repository.create_many(stored)) == (60, 0, 0)
-    small = client.repository(organization_id=ORG, metadata_only=metadata_only)
-    tracemalloc.start()
-    try:
-        result = await small.create_many(a_batch(60))
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert counts(result) == (0, 0, 60)
-    assert peak < 20_000_000
-
-
-# The host's own
-
-
-@both_modes
-async def test_a_row_that_a_trigger_of_the_host_skips_is_not_counted_as_created(
-    client: Client, metadata_only: bool
-) -> None:
-    table = TABLES[metadata_only]
-    if client.database.backend == "postgresql":
-        run_script(
-            client.database,
-            "CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$",
-            f"CREATE TRIGGER hosts_skip BEFORE INSERT ON {table} FOR EACH ROW "
-            "WHEN (new.call_type = 'poison') EXECUTE FUNCTION skip()",
-        )
-    else:
-        run_script(
-            client.database,
-            f"CREATE TRIGGER hosts_skip BEFORE INSERT ON {table} WHEN new.call_type = 'poison' "
-            "BEGIN SELECT RAISE(IGNORE); END",
-        )
-    repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
-    batch = a_batch(10)
-    batch[4] = a_trace(4, **POISON)
-    result = await repository.create_many(batch)
-    assert counts(result) == (9, 0, 1)
-    assert refusals(result) == [(trace_id(4), ProviderTraceRejectedError)]
-    with pytest.raises(ProviderTraceRejectedError):
-        await repository.create(a_trace(11, **POISON))
-    await repository.create(a_trace(12))
-    await client.commit()
-    assert await count(client, metadata_only=metadata_only) == 10
-
-
-async def test_a_view_in_the_tables_place_is_written_through(postgres: Database) -> None:
-    run_script(
-        postgres,
-        "ALTER TABLE provider_traces RENAME TO the_hosts_table",
-        "CREATE VIEW provider_traces AS SELECT * FROM the_hosts_table",
-    )
-    with Session(postgres.engine()) as session:
-        repository = ProviderTraceRepository(session, organization_id=ORG)
-        assert counts(repository.create_many(a_batch(20))) == (20, 0, 0)
-        assert counts(repository.create_many(a_batch(30))) == (10, 20, 0)
-
-
-async def test_a_schema_may_have_any_name(empty_postgres: Database) -> None:
-    run_script(empty_postgres, 'CREATE SCHEMA "ten%ant ""1"""')
-    name = 'ten%ant "1"'
-    with empty_postgres.engine().connect() as connection:
-        upgrade(connection, schema=name)
-    engine = empty_postgres.engine(execution_options={"schema_translate_map": {None: name}})
-    with Session(engine) as session:
-        for metadata_only in (False, True):
-            repository = ProviderTraceRepository(session, organization_id=ORG, metadata_only=metadata_only)
-            assert counts(repository.create_many(a_batch(20))) == (20, 0, 0)
-            assert counts(repository.create_many(a_batch(20))) == (0, 20, 0)
-
-
-async def test_a_pool_without_a_connection_is_a_database_that_cannot_now(postgres: Database) -> None:
-    engine = postgres.engine(poolclass=QueuePool, pool_size=1, max_overflow=0, pool_timeout=0.05)
-    with engine.connect(), Session(engine) as session:
-        repository = ProviderTraceRepository(session, organization_id=ORG)
-        for write in (lambda: repository.create(a_trace(1)), lambda: repository.create_many(a_batch(3))):
-            with pytest.raises(ProviderTraceUnavailableError) as caught:
-                write()
-            assert_keeps_the_secret(caught.value)
-
-
-# Asynchronous callers
-
-
-@pytest.mark.parametrize("turns", [0, 1, 2, 3])
-async def test_a_cancelled_call_ends_as_cancelled_and_the_host_can_roll_back(postgres: Database, turns: int) -> None:
-    engine = postgres.async_engine()
-    async with AsyncSession(engine) as session:
-        await session.connection()
-        repository = AsyncProviderTraceRepository(session, organization_id=ORG)
-        task = asyncio.create_task(repository.create_many(a_batch(10)))
-        for _ in range(turns + 1):
-            await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await session.rollback()
-        assert counts(await repository.create_many(a_batch(10))) == (10, 0, 0)
-
-
-async def test_a_list_that_is_emptied_meanwhile_is_stored_as_it_was_given(postgres: Database) -> None:
-    buffer = a_batch(2_500)
-    async with AsyncSession(postgres.async_engine()) as session:
-        task = asyncio.create_task(AsyncProviderTraceRepository(session, organization_id=ORG).create_many(buffer))
-        await asyncio.sleep(0)
-        buffer.clear()
-        assert counts(await task) == (2_500, 0, 0)
-
-
-@both_modes
-async def test_a_trace_made_around_the_schema_without_an_id_costs_only_itself(
-    client: Client, metadata_only: bool
-) -> None:
-    batch = a_batch(3)
-    del batch[1].__dict__["id"]
-    result = await client.repository(organization_id=ORG, metadata_only=metadata_only).create_many(batch)
-    assert counts(result) == (2, 0, 1)
-    assert refusals(result) == [("", TraceEncodingError)]
-
-
-# Results
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        ProviderTraceConflictError(trace_id(1)),
-        ProviderTraceRejectedError(trace_id(1), "23514", "hosts_rule"),
-        ProviderTraceUnavailableError(trace_id(1), "57014"),
-        TraceEncodingError("request_json.a", "is a set", trace_id(1)),
-        TraceTooLargeError("request_json", 2, 1, trace_id(1)),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_an_error_crosses_to_another_process(error: ProviderTraceStoreError) -> None:
-    for other in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):  # noqa: S301  (what was just dumped)
-        assert type(other) is type(error)
-        assert (str(other), vars(other)) == (str(error), vars(error))

@@ -48,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Say which servers the tests run on."""
+    """Return the lines of the report's header: the servers that the tests run on."""
     bouncer = config.stash[PGBOUNCER]
     line = bouncer.header() if bouncer else "pgbouncer: not installed, nothing runs behind it"
     return [config.stash[SERVERS].header(), line]
@@ -145,7 +145,7 @@ async def client(database: Database, form: Form) -> AsyncIterator[Client]:
 
 @pytest.fixture
 def statements() -> Iterator[list[str]]:
-    """Collect what any engine sends to its database while the test runs, COPY apart."""
+    """Collect the statements that all engines send while the test runs, except COPY."""
     sent: list[str] = []
 
     def collect(_connection: object, _cursor: object, statement: str, *_: object) -> None:

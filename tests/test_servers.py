@@ -1,4 +1,4 @@
-"""The infrastructure itself: where the servers come from, that databases are apart, that nothing is left."""
+"""The databases of the tests: where the servers come from, that databases are separate, and that nothing is left."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_server_and_its_data_end_with_the_process_that_started_it(end: str) ->
 
 def _runs(pid: int) -> bool:
     try:
-        # In a container without an init nobody reaps what has ended.
+        # In a container without an init, no process reaps the ended ones.
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False

@@ -1,4 +1,4 @@
-"""One organization never learns of another: every public method, by reflection, with all that is another's."""
+"""Tenants are separate: every public method, found by reflection, with ids and cursors of another organization."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command: does everything that may go wrong for as long as it takes to trust it, and writes a table."""
+"""The command behind `make chaos`: runs the scenarios and writes their table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that writes traces until it is killed, and what starts such processes without importing everything anew."""
+"""A process that writes traces until it is killed, and a process that forks such processes."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _write_with(writer: TraceWriter, task: dict[str, Any]) -> None:
 
 
 def _fork_workers(writer: TraceWriter, task: dict[str, Any]) -> NoReturn:
-    """Do as a server does that forks its workers, and another one for each that dies, until it is told to stop."""
+    """Fork workers as a server does, and a new one for each that dies, until the file `stop` is there."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     stop = Path(task["stop"])
     alive: set[int] = set()
@@ -112,7 +112,7 @@ def _fork_workers(writer: TraceWriter, task: dict[str, Any]) -> NoReturn:
 
 def main() -> None:
     """Fork a process for each task that comes on the input, and print its number."""
-    # Nobody waits for them: whoever kills them looks whether they are gone.
+    # The processes are not waited for: a scenario that kills one checks that it is gone.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
         pid = os.fork()

@@ -1,4 +1,4 @@
-"""What may go wrong while a durable writer works, done to real processes and a real server, and counted at the end."""
+"""Scenarios: a fault is done to real processes and a real server, and the rows are counted at the end."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ A_PROCESS: Final = A_THREAD * 100
 
 @dataclass
 class Outcome:
-    """What a scenario came to.
+    """The result of a scenario.
 
     Args:
         fault: what was done.
@@ -70,7 +70,7 @@ class Outcome:
 
     @property
     def is_right(self) -> bool:
-        """Whether accepted is stored, nothing twice, nothing missing."""
+        """Whether every accepted trace is stored exactly once."""
         return not (self.missing or self.twice or self.wrong or self.dropped) and (
             self.stored == self.accepted + self.unfinished
         )
@@ -99,7 +99,7 @@ class Stage:
         )
 
     def start(self, **task: Any) -> Process:
-        """Start a process; what `task` leaves out is as most scenarios want it."""
+        """Start a process; keys that `task` lacks have the values of most scenarios."""
         number = next(self._numbers)
         name = str(self.directory / f"process-{number}")
         options = {"spool_dir": str(self.spool), "max_retry_delay": 0.5, "batch_age": 0.05, "block_timeout": 60}
@@ -122,12 +122,12 @@ class Stage:
         return Process(int(self._forker.stdout.readline()), full)
 
     def drain(self) -> dict[str, int]:
-        """Let one more process store what the others left, and return its counters."""
+        """Let one more process store the rows that the others left, and return its counters."""
         last = self.start(count=0)
         return last.finish()
 
     def outcome(self, fault: str, times: str, began: float) -> Outcome:
-        """Count what was accepted and what is there."""
+        """Count the accepted traces and the stored rows."""
         accepted: set[int] = set()
         for log in self.directory.glob("process-*.log*"):
             if not log.name.endswith((".messages", ".pids")):
@@ -160,7 +160,7 @@ class Stage:
         )
 
     def close(self) -> None:
-        """End what still runs."""
+        """End the processes that still run."""
         assert self._forker.stdin is not None
         self._forker.stdin.close()
         self._forker.kill()
@@ -184,7 +184,7 @@ class Process:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the process still runs."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -192,17 +192,17 @@ class Process:
         return True
 
     def wait_for_first(self) -> None:
-        """Wait until it has written something."""
+        """Wait until the process has submitted a trace."""
         _wait(lambda: self.log.exists() and self.log.stat().st_size > 0)
 
     def kill(self) -> None:
-        """Kill it, and wait until it is gone."""
+        """Kill the process, and wait until it is gone."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
         _wait(lambda: not self.is_alive)
 
     def finish(self) -> dict[str, int]:
-        """Let it end by itself, and return its counters, those of its workers added up."""
+        """Let the process end, and return its counters and those of its workers, added up."""
         Path(self.task["stop"]).touch()
         _wait(lambda: not self.is_alive)
         total: dict[str, int] = {}
@@ -287,7 +287,7 @@ def cut_connections(server: Throwaway, seconds: float) -> Outcome:
 
 
 def take_the_database_away(server: Throwaway, seconds: float) -> Outcome:
-    """Let there be no server for some time, under load."""
+    """Stop the server for some time, under load."""
     began = time.monotonic()
     with stage(server) as here:
         process = here.start(pause=0.002)

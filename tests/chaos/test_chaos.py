@@ -61,7 +61,7 @@ def test_a_full_disk_costs_time_and_nothing_else(server: Throwaway) -> None:
     assert outcome.notes == {"times the spool was full": 1, "files left": 0}
 
 
-def test_what_a_dead_process_left_is_taken_over_by_one_of_two(server: Throwaway) -> None:
+def test_the_spool_of_a_dead_process_is_taken_over_by_one_of_two(server: Throwaway) -> None:
     outcome = scenarios.start_two_after_a_third(server, rounds=4)
     assert_nothing_lost(outcome)
     assert outcome.notes == {"rounds in which both took over": 0}

@@ -178,7 +178,7 @@ NOT_QUITE_JSON: list[Any] = [
 
 @pytest.mark.parametrize("value", NOT_QUITE_JSON, ids=lambda value: type(value).__name__)
 @pytest.mark.usefixtures("lowest_digits_limit")
-def test_what_json_has_no_word_for_reads_back_the_same_under_the_lowest_digits_limit(value: Any) -> None:
+def test_values_that_json_lacks_read_back_the_same_under_the_lowest_digits_limit(value: Any) -> None:
     for document in (value, {"value": value}, [value, "\ud800"], (value,), {"\ud83d\ude00": value}):
         assert same(roundtrip(document), document)
 
@@ -293,7 +293,7 @@ def test_the_parser_reads_the_decimals_of_other_writers_as_python_does(literal: 
 
 @settings(max_examples=500)
 @given(unstorable())
-def test_what_cannot_be_stored_is_refused_with_its_path_and_without_its_value(drawn: Unstorable) -> None:
+def test_an_unstorable_value_is_refused_with_its_path_and_without_the_value(drawn: Unstorable) -> None:
     with pytest.raises(TraceEncodingError) as caught:
         encode(drawn.document, "request_json")
 
@@ -322,7 +322,7 @@ def test_what_cannot_be_stored_is_refused_with_its_path_and_without_its_value(dr
         ({b"a": 1}, "a key of type bytes"),
     ],
 )
-def test_what_the_fast_writer_would_take_by_value_is_refused(value: Any, reason: str) -> None:
+def test_subclasses_that_the_fast_writer_would_take_by_value_are_refused(value: Any, reason: str) -> None:
     with pytest.raises(TraceEncodingError) as caught:
         encode({"a": [value]})
 
@@ -483,7 +483,7 @@ def test_width_is_no_depth() -> None:
         ("null", None),
     ],
 )
-def test_what_another_writer_stored_is_returned_as_it_stands(stored: str, document: Any) -> None:
+def test_a_document_of_another_writer_is_returned_as_it_is(stored: str, document: Any) -> None:
     assert same(decode(stored), document)
 
 
@@ -500,7 +500,7 @@ def test_a_long_integer_of_another_writer_is_read_under_any_digits_limit(digits:
     ["", " ", "{", '{"a": 1', "[1,]", '"a', '{"' + SECRET, "\ud800", "[" * 100_000, b"\xff", b"\x80\x80{"],
     ids=["empty", "space", "open", "unclosed", "comma", "text", "secret", "surrogate", "deep", "ff", "80"],
 )
-def test_what_is_not_json_is_a_decoding_error_without_the_text(stored: str | bytes) -> None:
+def test_text_that_is_not_json_is_a_decoding_error_without_the_text(stored: str | bytes) -> None:
     with pytest.raises(TraceDecodingError) as caught:
         decode(stored)
 

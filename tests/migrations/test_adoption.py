@@ -1,4 +1,4 @@
-"""Adoption: the tables of existing deployments are taken over as they are, beside a host's own, and nothing is lost."""
+"""Adoption: the tables of an existing deployment are taken over as they are, beside those of the host, without loss."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ def test_table_that_is_something_else_stops_the_upgrade(empty_postgres: Database
         assert not inspect(connection).has_table(VERSION_TABLE)
 
 
-def test_what_a_host_added_is_in_nobodys_way(empty_postgres: Database) -> None:
+def test_additions_of_a_host_are_kept(empty_postgres: Database) -> None:
     engine = empty_postgres.engine()
     prepare(
         engine,

@@ -1,4 +1,4 @@
-"""The migrations: up, down and up again, equal to the models, one at a time, and all or nothing."""
+"""The migrations: up, down and up again, equal to the models, and all or nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Migration 0003 on tables that are there: what it builds, what it only says, what it refuses."""
+"""Migration 0003 on existing tables: what it builds, what it only reports, and what it refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples and the README's code, run as their readers run them."""
+"""The examples and the README's code, run as a reader runs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the package says of itself: its version, its public names, and the versions that it allows."""
+"""The metadata of the package: its version, its public names, the versions it allows, its links."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traces by a tag of their agent, whatever its characters and whoever wrote it."""
+"""Reads by a tag of the agent: any characters, and lists of tags that other programs wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cursors: where a page goes on, and that nothing else does."""
+"""Cursors: a page continues after the last one, and forged or damaged cursors are refused."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ async def test_filters_of_none_and_no_filters_are_one_query(space: Space) -> Non
     assert space.numbers(second.items) == [0]
 
 
-async def test_a_cursor_whose_trace_is_gone_still_says_where(space: Space) -> None:
+async def test_a_cursor_whose_trace_is_gone_still_marks_its_place(space: Space) -> None:
     await space.add(*map(space.trace, range(4)))
     first = await space.repository.list_metadata(limit=2)
     assert await space.repository.delete(space.id(2))
@@ -152,7 +152,7 @@ async def test_a_cursor_whose_trace_is_gone_still_says_where(space: Space) -> No
     assert await space.repository.list_metadata(cursor=first.next_cursor) == MetadataPage((), None)
 
 
-async def test_what_is_written_between_two_pages_moves_nothing(space: Space) -> None:
+async def test_traces_written_between_two_pages_move_nothing(space: Space) -> None:
     await space.add(*(space.trace(number * 10, created_at=MOMENT + timedelta(seconds=number)) for number in range(4)))
     first = await space.repository.list_metadata(limit=2)
     await space.add(
@@ -175,7 +175,7 @@ async def test_what_is_written_between_two_pages_moves_nothing(space: Space) -> 
         Position(MOMENT, "provider_trace-" + "0" * 3_000),
     ],
 )
-async def test_a_cursor_that_somebody_made_is_refused_where_no_page_makes_it(space: Space, position: Position) -> None:
+async def test_a_forged_cursor_is_refused(space: Space, position: Position) -> None:
     await space.add(space.trace(1))
     query = ("metadata", space.organization_id, "newest", *selection_of().parts())
     made = to_text(position, query)

@@ -1,4 +1,4 @@
-"""Going through everything, while the host and others go on writing."""
+"""Iterators over all metadata, while the host and others write."""
 
 from __future__ import annotations
 

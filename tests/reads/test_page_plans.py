@@ -1,4 +1,4 @@
-"""What PostgreSQL does for a page: which index it walks, how much it reads and sorts, and that no body is read."""
+"""The plans of PostgreSQL for a page: its index, how many rows it reads and sorts, and that no body is read."""
 
 from __future__ import annotations
 

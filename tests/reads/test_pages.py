@@ -228,7 +228,7 @@ async def test_a_page_is_a_value_that_cannot_be_changed(space: Space) -> None:
     assert type(await space.repository.list_by_run_id("run-1")) is TracePage
 
 
-async def test_what_is_listed_equals_what_was_written(space: Space) -> None:
+async def test_listed_metadata_equals_the_written_traces(space: Space) -> None:
     trace = space.trace(
         1,
         **{name: f"value of {name}" for name in TEXT_FILTERS},
@@ -250,7 +250,7 @@ async def test_what_is_listed_equals_what_was_written(space: Space) -> None:
 # What is refused
 
 
-async def test_what_cannot_be_meant_is_refused_before_the_database_is_touched(
+async def test_invalid_arguments_are_refused_before_the_database_is_touched(
     space: Space, statements: list[str]
 ) -> None:
     repository = space.repository

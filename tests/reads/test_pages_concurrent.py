@@ -1,4 +1,4 @@
-"""Pages while others write and commit: nothing twice, and all that was there when the walk began."""
+"""Pages beside writers: no trace comes twice, and every trace that was there at the start comes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages, counts and deletion against a plain model: any writes, in any order, and cursors that are used at any time."""
+"""Pages, counts and deletion against a plain model: random writes in any order, and cursors used at any time."""
 
 from __future__ import annotations
 

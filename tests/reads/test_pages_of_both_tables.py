@@ -1,4 +1,4 @@
-"""Pages over both tables, and over rows that other writers left there."""
+"""Pages over both tables, and over rows that other programs wrote."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 # Both tables
 
 
-async def test_where_a_trace_is_stored_is_told(space: Space) -> None:
+async def test_a_listed_trace_says_where_it_is_stored(space: Space) -> None:
     await space.add(space.trace(1), place="full")
     await space.add(space.trace(2), place="metadata")
     await space.add(space.trace(3), place="both")
@@ -123,7 +123,7 @@ async def test_deleted_traces_are_in_no_page(space: Space) -> None:
     for filters in ({}, {"run_id": "run-1"}, {"agent_tag": "a"}):
         await space.assert_listed([10, 9, 8, 4, 3], **filters)
     assert space.numbers(await space.walk_run("run-1", 2)) == [3, 8, 9]
-    # What is deleted in one table only, as somebody else may have done it, is left in the other.
+    # A row that another program deleted in one table only is left in the other.
     await space.client.execute(text("UPDATE provider_traces SET is_deleted = true WHERE id = :id"), {"id": space.id(8)})
     assert {trace.id: trace.stored_as for trace in await space.walk(3)}[space.id(8)] == "metadata"
     await space.assert_listed([10, 9, 8, 4, 3])

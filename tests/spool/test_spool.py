@@ -1,4 +1,4 @@
-"""The spool: what is in its files, who may take them over, and what is left of a damaged one."""
+"""The spool: the content of its files, which process may take them over, and damaged files."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_file_of_it_is_a_store_that_a_repository_reads(directory: Path) -> Non
 
 
 @both_modes
-def test_the_next_writer_stores_what_was_left(database: Database, directory: Path, *, metadata_only: bool) -> None:
+def test_the_next_writer_stores_the_backlog(database: Database, directory: Path, *, metadata_only: bool) -> None:
     traces = a_batch(30)
     left_behind(directory, traces, metadata_only=metadata_only)
     # The flag of the next one decides about its own traces, and about none of these.
@@ -122,7 +122,7 @@ def test_files_of_writers_that_die_meanwhile_are_taken_over(
 
 
 @pytest.mark.parametrize("durability", ["memory", "spool"])
-def test_new_traces_do_not_wait_for_what_was_left(
+def test_new_traces_do_not_wait_for_the_backlog(
     database: Database, directory: Path, durability: Literal["memory", "spool"]
 ) -> None:
     """A new trace is stored within the next few transactions, although the backlog fills many more."""
@@ -152,7 +152,7 @@ def test_new_traces_do_not_wait_for_what_was_left(
         writer.close(PATIENCE)
 
 
-def test_a_lock_is_had_once_in_a_process_and_again_when_it_is_released(tmp_path: Path) -> None:
+def test_a_lock_is_taken_once_in_a_process_and_again_after_its_release(tmp_path: Path) -> None:
     path = tmp_path / "x.lock"
     owned = Ownership.take(path)
     assert owned is not None
@@ -232,7 +232,7 @@ def garble_a_document(path: Path) -> None:
         (garble_a_document, 199),
     ],
 )
-def test_what_is_readable_of_a_damaged_file_is_stored_and_the_file_is_set_aside(
+def test_readable_rows_of_a_damaged_file_are_stored_and_the_file_is_set_aside(
     database: Database,
     directory: Path,
     damage: Callable[[Path], None],

@@ -30,7 +30,7 @@ def counts(result: BulkResult) -> tuple[int, int, int]:
 
 
 def refusals(result: BulkResult) -> list[tuple[str, type]]:
-    """Return id and kind of what was rejected; in which order they come is not promised."""
+    """Return the id and the kind of each rejected trace, sorted: their order is not promised."""
     assert isinstance(result.rejected, tuple)
     return sorted(
         ((rejected.trace_id, type(rejected.error)) for rejected in result.rejected),
@@ -39,7 +39,7 @@ def refusals(result: BulkResult) -> list[tuple[str, type]]:
 
 
 def assert_keeps_the_secret(error: BaseException) -> None:
-    """Look through everything that a logger or an error tracker prints."""
+    """Assert that nothing that a logger or an error tracker prints holds the secret."""
     assert error.__cause__ is None
     assert error.__context__ is None
     assert SECRET not in "".join(traceback.format_exception(error)) + repr(error) + repr(vars(error))
@@ -73,7 +73,7 @@ def run_script(database: Database, *statements: str) -> None:
 
 
 def refuse_poison(database: Database) -> None:
-    """Let the host have a rule about `call_type` that only the server knows."""
+    """Add a rule of the host on `call_type`, which only the server knows."""
     for table in TABLES.values():
         if database.backend == "postgresql":
             run_script(database, f"ALTER TABLE {table} ADD CONSTRAINT hosts_rule CHECK (call_type <> 'poison')")
@@ -86,7 +86,7 @@ def refuse_poison(database: Database) -> None:
 
 
 def count_statements(database: Database) -> None:
-    """Count the statements that reach PostgreSQL and insert: a sequence also keeps what is rolled back."""
+    """Count the inserting statements that reach PostgreSQL, with sequences: a rollback does not reset them."""
     run_script(
         database,
         "CREATE SEQUENCE copies",
@@ -102,7 +102,7 @@ def count_statements(database: Database) -> None:
 
 
 def statements_sent(database: Database) -> tuple[int, int]:
-    """Return how many COPY and how many INSERT statements there were since `count_statements`."""
+    """Return the numbers of COPY and INSERT statements since `count_statements`."""
     with database.engine().connect() as connection:
         copies, inserts = (
             connection.execute(

@@ -1,4 +1,4 @@
-"""One test body for the synchronous and the asynchronous form: a client whose methods are all awaited."""
+"""One test body for both forms of the repository: a client whose methods are all awaited."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class Client:
 
     @property
     def sync_session(self) -> Session:
-        """The synchronous session: what code that runs inside of the repository uses, in both forms."""
+        """The synchronous session that the repository uses inside, in both forms."""
         return self.session.sync_session if isinstance(self.session, AsyncSession) else self.session
 
     async def another(self) -> Client:

@@ -1,4 +1,4 @@
-"""Documents as hypothesis draws them: all that can be stored, skewed to what is odd, and what cannot be."""
+"""Strategies of hypothesis: documents that can be stored, most of them odd, and documents that cannot."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SECRET_NUMBER: Final = 918273645918273645
 
 
 class Choice(Enum):
-    """An enumeration that is no text and no number."""
+    """An enumeration that is neither text nor a number."""
 
     ONE = SECRET
 
 
 class Loud(str):
-    """Text that compares in a way of its own, and so would not read back equal."""
+    """A subclass of `str` with its own comparison: it would not read back equal."""
 
     __slots__ = ()
 
@@ -44,7 +44,7 @@ class Record:
 
 
 class Custom:
-    """An object of a host's own."""
+    """An object of a host's own class."""
 
     def __repr__(self) -> str:
         return SECRET
@@ -123,9 +123,9 @@ class Unstorable:
     """A document that cannot be stored.
 
     Args:
-        document: it.
-        path: where the one thing is that cannot be stored, as errors say it, below the document's name.
-        reason: what the error says it is.
+        document: the document.
+        path: the place of the value that cannot be stored, as errors write it, below the document's name.
+        reason: the words of the error for that value.
     """
 
     document: dict[str, Any]
@@ -172,7 +172,7 @@ _STEPS: Final[dict[str, Callable[[Any], Any]]] = {
 
 @st.composite
 def unstorable(draw: st.DrawFn) -> Unstorable:
-    """Documents with one thing somewhere that cannot be stored, and its path."""
+    """Documents with one value that cannot be stored, and the path of that value."""
     reason = draw(st.sampled_from([*_MAKERS, _CYCLE]))
     steps = draw(st.lists(st.sampled_from(list(_STEPS)), max_size=8))
     value = _cycle() if reason == _CYCLE else _MAKERS[reason]()

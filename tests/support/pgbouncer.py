@@ -139,7 +139,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _user(target: URL) -> str | None:
-    """Return whom to run as: it refuses root, and must get at the server's socket."""
+    """Return the user to run PgBouncer as: it refuses root, and must reach the server's socket."""
     if os.geteuid() != 0:
         return None
     directory = target.query.get("host")
@@ -148,7 +148,7 @@ def _user(target: URL) -> str | None:
 
 
 def _target(url: URL) -> str:
-    """Return how PgBouncer connects to the server, in the words of its configuration."""
+    """Return the server's address in the syntax of PgBouncer's configuration."""
     parts = {
         "host": url.host or url.query.get("host"),
         "port": url.port or url.query.get("port"),

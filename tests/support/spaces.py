@@ -1,4 +1,4 @@
-"""What the tests of reads share: a database for a whole module, and in it an organization for each test."""
+"""A database that a whole module shares, and an organization for each test."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def allow_undated(database: Database) -> None:
 
 
 async def error_of(call: Awaitable[Any]) -> BaseException:
-    """Return the error of ours that a call ends with."""
+    """Return the error of the package that a call raises."""
     with pytest.raises(ProviderTraceStoreError) as caught:
         await call
     return caught.value
@@ -84,10 +84,10 @@ async def _walked(a_page: Callable[..., Awaitable[Any]], limit: int) -> list[Any
 
 
 class Space:
-    """An organization on a database that others use, too.
+    """An organization of one test, on a database that other tests use, too.
 
     Args:
-        client: on whose session.
+        client: the client whose session the repositories use.
     """
 
     def __init__(self, client: Client) -> None:
@@ -113,7 +113,7 @@ class Space:
         return [int(trace.id[-12:], 16) for trace in traces]
 
     def trace(self, number: int, **fields: Any) -> ProviderTrace:
-        """Return a trace of this moment; no two of different numbers are alike."""
+        """Return a trace created at `MOMENT`; two numbers give two different traces."""
         defaults: dict[str, Any] = {
             "id": self.id(number),
             "request_json": {"model": "m-1", "number": number},
@@ -132,7 +132,7 @@ class Space:
             await self.client.commit()
 
     async def set_column(self, trace: ProviderTrace, column: str, value: str | None) -> None:
-        """Write a column of a row as another writer may; `value` is as the database's own text has it."""
+        """Write a column as another program may; `value` is the text form of the database."""
         kind = {"agent_tags": "json", "created_at": "timestamptz"}.get(column, "varchar")
         shown = f"CAST(:value AS {kind})" if self.client.database.backend == "postgresql" else ":value"
         for table in TABLES.values():
@@ -145,19 +145,19 @@ class Space:
         await self.client.commit()
 
     async def walk(self, limit: int, **arguments: Any) -> list[ProviderTraceMetadata]:
-        """Return what all pages hold, which must be full but for the last."""
+        """Return the items of all pages; every page but the last must be full."""
         return await _walked(partial(self.repository.list_metadata, **arguments), limit)
 
     async def walk_run(self, run_id: str, limit: int) -> list[ProviderTrace]:
-        """Return what all pages of a run hold, which must be full but for the last."""
+        """Return the items of all pages of a run; every page but the last must be full."""
         return await _walked(partial(self.repository.list_by_run_id, run_id), limit)
 
     async def iterate(self, **arguments: Any) -> list[ProviderTraceMetadata]:
-        """Return what `iter_metadata` gives."""
+        """Return the items of `iter_metadata`."""
         return [trace async for trace in self.repository.iter_metadata(**arguments)]
 
     async def assert_listed(self, expected: Sequence[int], **filters: Any) -> None:
-        """Look whether exactly these are found, in this order the newest first, whichever way they are listed."""
+        """Assert that every way to list finds exactly these, newest first in this order."""
         newest, oldest = list(expected), list(expected)[::-1]
         for limit in (1, 3):
             assert self.numbers(await self.walk(limit, **filters)) == newest, (filters, limit)

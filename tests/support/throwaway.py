@@ -84,7 +84,7 @@ class Throwaway:
                 return
 
     def kill(self) -> None:
-        """End the server's first process without a chance to do anything."""
+        """Kill the server's first process."""
         lines = (self.directory / "data" / "postmaster.pid").read_text(encoding="ascii").splitlines()
         os.kill(int(lines[0]), signal.SIGKILL)
         self._end(b"keep\n")
@@ -144,7 +144,7 @@ def throwaway() -> Iterator[Throwaway]:
 
 
 class Wire:
-    """A TCP connection to a server that can be cut at a point of the client's choosing.
+    """A TCP connection to a server that the test cuts at a chosen point.
 
     Args:
         target: the server's URL.
@@ -170,14 +170,14 @@ class Wire:
         """Cut the connection that next sends some bytes.
 
         Args:
-            marker: what it sends.
-            forward: whether the server still gets them, and only its answer is lost.
+            marker: the bytes.
+            forward: whether the server still gets the bytes, so that only its answer is lost.
         """
         self._marker = marker
         self._forward = forward
 
     def close(self) -> None:
-        """Let no more connections through."""
+        """Refuse new connections."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._thread.join()

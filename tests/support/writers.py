@@ -1,4 +1,4 @@
-"""What the tests of the writer share: writers that are closed, and what is in the database and in the spool."""
+"""Writers that a test closes, and the rows in the database and in the spool."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from provider_trace_store import ProviderTrace, ProviderTraceMetadata, WriterStats
     from tests.support.servers import Database
 
-# Where nobody listens.
+# No server listens there.
 NOWHERE: Final = "postgresql+psycopg://nobody:hunter2-secret@127.0.0.1:1/nothing?connect_timeout=2"
 
 
 @contextmanager
 def a_writer(database: Database, **options: Any) -> Iterator[TraceWriter]:
-    """Return a writer on a database that tries again soon, and close it after the test."""
+    """Return a writer on a database, with short pauses between retries; close it after the test."""
     defaults: dict[str, Any] = {"max_retry_delay": 0.1, "batch_age": 0.02, "handle_sigterm": False}
     writer = TraceWriter(database.engine(), **(defaults | options))
     try:
@@ -38,7 +38,7 @@ def a_writer(database: Database, **options: Any) -> Iterator[TraceWriter]:
 
 @contextmanager
 def a_writer_to_nowhere(**options: Any) -> Iterator[TraceWriter]:
-    """Return a writer whose database is away."""
+    """Return a writer whose database does not answer."""
     defaults: dict[str, Any] = {"max_retry_delay": 0.1, "batch_age": 0.02, "handle_sigterm": False}
     writer = TraceWriter(create_engine(NOWHERE, poolclass=NullPool), **(defaults | options))
     try:
@@ -48,13 +48,13 @@ def a_writer_to_nowhere(**options: Any) -> Iterator[TraceWriter]:
 
 
 def assert_accounted(stats: WriterStats) -> None:
-    """Look whether every trace is counted once."""
+    """Assert that every accepted trace is in exactly one counter."""
     parts = stats.stored + stats.unchanged + stats.rejected + stats.spooled + stats.queued + stats.dropped
     assert stats.accepted == parts, stats
 
 
 def ids_in(url: URL, *, metadata_only: bool = False) -> list[str]:
-    """Return the ids of all rows of a table, one as often as it is there."""
+    """Return the id of each row of a table; an id of two rows comes twice."""
     engine = create_engine(url, poolclass=NullPool)
     with engine.connect() as connection:
         statement = text(f"SELECT id FROM {TABLES[metadata_only]} ORDER BY id")  # noqa: S608  (our own names)
@@ -81,5 +81,5 @@ def rejects_in(spool: Path) -> list[dict[str, Any]]:
 
 
 def files_in(spool: Path) -> list[str]:
-    """Return what is left in a spool, besides what was rejected."""
+    """Return the names of the files in a spool, without the reject table."""
     return sorted(path.name for path in spool.iterdir() if not path.name.startswith("rejected.db"))

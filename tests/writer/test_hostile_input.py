@@ -1,4 +1,4 @@
-"""What somebody who wanted to break the writer tried: odd objects, two at once, foreign hands on files, no rights."""
+"""The writer under hostile input: malformed traces, concurrent closes, files changed by others, missing privileges."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_close_from_the_callback_does_not_wait_for_itself(database: Database) 
         assert_accounted(writer.stats)
 
 
-def test_what_is_read_of_a_damaged_file_is_stored_by_a_writer_that_keeps_traces_in_memory(
+def test_readable_rows_of_a_damaged_file_are_stored_by_a_writer_that_keeps_traces_in_memory(
     database: Database, tmp_path: Path
 ) -> None:
     [path] = left_behind(tmp_path, [a_trace(n, request_json={"text": f"{n} " * 500}) for n in range(100)])

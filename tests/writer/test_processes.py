@@ -1,4 +1,4 @@
-"""What becomes of a writer when its process forks, ends or is told to end: real processes, real signals."""
+"""The writer at a fork, at an exit and at SIGTERM, with real processes and real signals."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_an_exit_while_the_database_hangs_is_not_held_up(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("durability", ["memory", "spool"])
-def test_what_an_exit_leaves_in_the_spool_is_stored_by_the_next_start(
+def test_traces_that_an_exit_leaves_in_the_spool_are_stored_by_the_next_start(
     database: Database, tmp_path: Path, durability: str
 ) -> None:
     output = run(

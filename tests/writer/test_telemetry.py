@@ -1,4 +1,4 @@
-"""What OpenTelemetry is told, and that nothing is missed where it is not installed."""
+"""The writer's OpenTelemetry metrics and spans, and the writer without OpenTelemetry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a writer does with a trace, on every database, as long as nothing is amiss with either."""
+"""The writer on every database: what becomes of a submitted trace."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def counted(writer: TraceWriter) -> dict[str, int]:
 
 @ways
 @both_modes
-def test_what_is_submitted_is_stored_as_create_would(
+def test_a_submitted_trace_is_stored_as_create_stores_it(
     database: Database, way: str, tmp_path: Path, *, metadata_only: bool
 ) -> None:
     traces = [
@@ -340,7 +340,7 @@ def test_a_closed_writer_takes_nothing(database: Database, tmp_path: Path) -> No
         assert writer.stats == WriterStats()
 
 
-def test_what_cannot_be_meant_is_refused_at_once(database: Database, tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused_at_once(database: Database, tmp_path: Path) -> None:
     with a_writer(database) as writer:
         for organization_id, actor_id in (("", None), ("a\0", None), (ORG, ""), (ORG, "\ud800"), ("x" * 1025, None)):
             with pytest.raises(InvalidIdentifierError):
@@ -417,9 +417,7 @@ def test_a_deferred_constraint_that_fails_at_the_commit_costs_only_its_row(
 
 
 @ways
-def test_a_row_that_only_ever_fails_holds_nobody_up_and_is_given_up(
-    postgres: Database, way: str, tmp_path: Path
-) -> None:
+def test_a_row_that_always_fails_delays_no_other_and_is_given_up(postgres: Database, way: str, tmp_path: Path) -> None:
     with postgres.engine().begin() as connection:
         connection.execute(
             text(
@@ -479,7 +477,7 @@ def test_no_line_of_the_log_holds_content_or_a_password(tmp_path: Path, caplog: 
 
 
 @pytest.mark.pgbouncer
-def test_what_waits_is_stored_when_the_database_is_back(database: Database, tmp_path: Path) -> None:
+def test_waiting_traces_are_stored_when_the_database_is_back(database: Database, tmp_path: Path) -> None:
     refuse: Callable[[], Session] = sessionmaker(
         create_engine("postgresql+psycopg://127.0.0.1:1/x", poolclass=NullPool)
     )

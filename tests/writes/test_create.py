@@ -1,4 +1,4 @@
-"""The repository on every database and in both forms: what is stored, found, refused and kept apart."""
+"""`create` and the reads of one trace, in both forms: stored, found, refused, kept apart."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ async def test_a_trace_may_be_kept_in_both_forms(client: Client) -> None:
 
 
 @both_modes
-async def test_the_actor_is_who_wrote_the_row_unless_the_trace_says(client: Client, metadata_only: bool) -> None:
+async def test_the_actor_wrote_the_row_unless_the_trace_names_another(client: Client, metadata_only: bool) -> None:
     repository = client.repository(organization_id=ORG, actor_id="actor-1", metadata_only=metadata_only)
     created = await repository.create(a_trace(0))
     await repository.create(a_trace(0, id=f"{ID}-2", created_by_id="user-2"))
@@ -207,7 +207,7 @@ async def test_create_never_commits_not_even_as_the_first_statement(client: Clie
 
 
 @both_modes
-async def test_what_is_rolled_back_after_reads_and_several_creates_is_gone(client: Client, metadata_only: bool) -> None:
+async def test_a_rollback_after_reads_and_several_creates_removes_them(client: Client, metadata_only: bool) -> None:
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
     assert await repository.get(ID) is None
     await repository.create(a_trace(0))
@@ -464,7 +464,7 @@ async def test_the_newest_of_two_metadata_rows_under_one_id_is_found(client: Cli
 @pytest.mark.parametrize(
     "searched", ["provider_trace-ffffffff", "", "a\0b", "\ud800", "x" * 100_000, "' OR 1=1 --", "%"]
 )
-async def test_what_is_not_there_is_none_or_an_empty_list(client: Client, searched: str) -> None:
+async def test_a_missing_trace_is_none_or_an_empty_list(client: Client, searched: str) -> None:
     repository = client.repository(organization_id=ORG)
     await repository.create(a_trace(0, step_id="step-1"))
     assert await repository.get(searched) is None

@@ -1,4 +1,4 @@
-"""`create_many` on every database and in both forms: what is stored, what is reported, what is taken back."""
+"""`create_many` in both forms: what is stored, reported and rolled back."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class HostsError(Exception):
 @pytest.mark.every_server
 @pytest.mark.pgbouncer
 @both_modes
-async def test_what_is_created_reads_back_equal_and_a_retry_is_unchanged(client: Client, metadata_only: bool) -> None:
+async def test_created_traces_read_back_equal_and_a_retry_is_unchanged(client: Client, metadata_only: bool) -> None:
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
     traces = odd_traces()
     assert counts(await repository.create_many(traces)) == (len(traces), 0, 0)
@@ -71,7 +71,7 @@ async def test_what_is_created_reads_back_equal_and_a_retry_is_unchanged(client:
 
 
 @both_modes
-async def test_what_create_stored_is_unchanged(client: Client, metadata_only: bool) -> None:
+async def test_traces_that_create_stored_are_unchanged(client: Client, metadata_only: bool) -> None:
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
     traces = odd_traces()
     for trace in traces[::2]:
@@ -100,7 +100,7 @@ async def test_more_than_one_chunk_from_every_kind_of_iterable(client: Client, m
 
 
 @both_modes
-async def test_the_actor_is_who_wrote_the_row_and_no_part_of_its_content(client: Client, metadata_only: bool) -> None:
+async def test_the_actor_is_the_writer_of_the_row_and_not_content(client: Client, metadata_only: bool) -> None:
     first, second = (
         client.repository(organization_id=ORG, actor_id=actor, metadata_only=metadata_only)
         for actor in ("actor-1", "actor-2")
@@ -141,7 +141,7 @@ async def test_metadata_does_not_care_whether_the_bodies_can_be_stored(client: C
 
 
 @both_modes
-async def test_of_nothing_nothing_is_sent(client: Client, statements: list[str], metadata_only: bool) -> None:
+async def test_an_empty_batch_sends_no_statement(client: Client, statements: list[str], metadata_only: bool) -> None:
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
     nothing: list[ProviderTrace] = []
     for given in (nothing, (), iter(nothing), (trace for trace in nothing)):
@@ -508,7 +508,7 @@ STRANGERS: dict[str, Any] = {
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("position", [0, 5, 25])
 @pytest.mark.parametrize("kind", [list, iter], ids=["list", "generator"])
-async def test_what_is_no_trace_is_a_type_error_and_nothing_of_its_chunk_stays(
+async def test_an_item_that_is_not_a_trace_is_a_type_error_and_its_chunk_is_not_stored(
     client: Client, metadata_only: bool, position: int, kind: Any
 ) -> None:
     repository = client.repository(organization_id=ORG, metadata_only=metadata_only)
@@ -526,7 +526,7 @@ async def test_what_is_no_trace_is_a_type_error_and_nothing_of_its_chunk_stays(
     assert await count(client, metadata_only=metadata_only) == 5 + written
 
 
-async def test_what_is_no_iterable_of_traces_is_a_type_error(client: Client) -> None:
+async def test_an_argument_that_is_not_an_iterable_of_traces_is_a_type_error(client: Client) -> None:
     repository = client.repository(organization_id=ORG)
     # A model iterates over pairs of name and value.
     for given in (None, 5, a_trace(1), SECRET):

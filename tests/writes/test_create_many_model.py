@@ -1,4 +1,4 @@
-"""`create_many` against a plain model of its rules: any batches, with doubles, conflicts and poison, in any order."""
+"""`create_many` against a plain model of its rules: random batches with duplicates, conflicts and refused rows."""
 
 from __future__ import annotations
 

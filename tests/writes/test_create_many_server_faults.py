@@ -1,4 +1,4 @@
-"""Faults of a real server in the middle of `create_many`: each trace is stored once or reported, a retry completes."""
+"""Faults of a real server during `create_many`: each trace is stored once or reported, and a retry completes."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ async def test_asyncpg_stores_exactly_and_isolates(postgres: Database, metadata_
 
 @both_modes
 @pytest.mark.parametrize("setting", SETTINGS)
-async def test_whatever_the_session_is_set_to_what_is_stored_is_exact(
+async def test_traces_are_stored_exactly_whatever_the_sessions_settings(
     postgres_client: Client, metadata_only: bool, setting: str
 ) -> None:
     traces = odd_traces()
@@ -156,7 +156,7 @@ def test_a_prepared_statement_threshold_of_zero_and_a_pool(postgres: Database, m
             assert session.scalar(text(f"SELECT count(*) FROM {TABLES[metadata_only]}")) == 20  # noqa: S608  (our own names)
 
 
-async def test_a_pool_without_a_connection_is_a_database_that_cannot_now(postgres: Database) -> None:
+async def test_a_pool_without_a_free_connection_is_unavailable(postgres: Database) -> None:
     engine = postgres.engine(poolclass=QueuePool, pool_size=1, max_overflow=0, pool_timeout=0.05)
     with engine.connect(), Session(engine) as session:
         repository = ProviderTraceRepository(session, organization_id=ORG)
@@ -167,7 +167,7 @@ async def test_a_pool_without_a_connection_is_a_database_that_cannot_now(postgre
 
 
 @both_modes
-def test_what_the_engine_logs_shows_no_body(
+def test_the_log_of_the_engine_shows_no_body(
     database: Database, metadata_only: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     refuse_poison(database)

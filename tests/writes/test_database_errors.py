@@ -1,4 +1,4 @@
-"""What the database refuses or cannot do becomes an error of ours, without a payload, and the transaction goes on."""
+"""Errors of the database become errors of the package, without a payload, and the transaction stays usable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Soft deletion and its undoing: in both tables, for one organization, in the host's transaction."""
+"""Soft deletion and restoring: both tables, one organization, the host's transaction."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def rows(client: Client) -> list[tuple[Any, ...]]:
 
 @places
 @both_modes
-async def test_what_is_deleted_is_in_no_read_and_comes_back_equal(
+async def test_a_deleted_trace_is_in_no_read_and_is_restored_equal(
     client: Client, flags: tuple[bool, ...], metadata_only: bool
 ) -> None:
     trace, other = a_marked_trace(1), a_trace(2, step_id="step-1", run_id="run-1")
@@ -161,7 +161,7 @@ async def test_a_trace_of_another_organization_is_unknown(client: Client) -> Non
 
 
 @places
-async def test_the_bookkeeping_says_who_and_when(client: Client, flags: tuple[bool, ...]) -> None:
+async def test_the_bookkeeping_names_the_actor_and_the_time(client: Client, flags: tuple[bool, ...]) -> None:
     await add(client, a_marked_trace(1), flags=flags)
     columns = "updated_at, _last_updated_by_id, _created_by_id, is_deleted"
     for actor, last in (("actor-1", "actor-1"), (None, "actor-1"), ("actor-2", "actor-2")):
@@ -277,7 +277,7 @@ async def test_a_refusal_is_typed_and_leaves_the_transaction_usable_and_both_row
     assert await repository.get(trace_id(3)) is not None
 
 
-def test_a_lock_that_is_not_had_in_time_is_unavailable(postgres: Database) -> None:
+def test_a_lock_that_is_not_acquired_in_time_is_unavailable(postgres: Database) -> None:
     with Session(postgres.engine()) as session, Session(postgres.engine()) as other:
         repository = ProviderTraceRepository(session, organization_id=ORG)
         repository.create(a_trace(1))
@@ -303,7 +303,7 @@ def test_a_server_that_is_not_there_is_unavailable(postgres: Database) -> None:
 
 
 @pytest.mark.parametrize("method", ["delete", "restore"])
-def test_a_database_that_was_never_migrated_is_told(empty_database: Database, method: str) -> None:
+def test_a_database_that_was_never_migrated_is_an_error_that_says_so(empty_database: Database, method: str) -> None:
     with Session(empty_database.engine()) as session:
         repository = ProviderTraceRepository(session, organization_id=ORG)
         with pytest.raises(TableMissingError) as caught:

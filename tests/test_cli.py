@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import URL, NullPool, create_engine, inspect, make_url, text
 from sqlalchemy.orm import Session
+from sqlalchemy.schema import CreateSchema
 
 from provider_trace_store import ProviderTrace, ProviderTraceRepository
 from provider_trace_store.migrations import VERSION_TABLE, current, upgrade
@@ -290,14 +291,13 @@ def run_in_psql(database: Database, script: str) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.every_server
-@pytest.mark.parametrize("schema", [None, "traces", 'Tra"ces'])
+@pytest.mark.parametrize("schema", [None, "traces", 'Tra"ces', 'Od"d %s :sch e:ma 50%'])
 def test_sql_for_postgres_runs_in_psql_as_it_is(empty_postgres: Database, schema: str | None) -> None:
     url = url_of(empty_postgres)
     where = ("--schema", schema) if schema else ()
     if schema:
         with empty_postgres.engine().begin() as connection:
-            quoted = connection.dialect.identifier_preparer.quote(schema)
-            connection.execute(text(f"CREATE SCHEMA {quoted}"))
+            connection.execute(CreateSchema(schema))
     up = ran(*MIGRATE, "upgrade", "--sql", *where, url=url).stdout
     assert tables_of(empty_postgres, schema) == set()
     done = run_in_psql(empty_postgres, up)

@@ -66,7 +66,7 @@ def savepoint(connection: Connection) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        _roll_back(connection, error)
+        _undo(connection, error, lambda: connection.dialect.do_rollback(connection.connection))
         raise
 
 
@@ -84,18 +84,8 @@ def one_transaction(connection: Connection) -> Iterator[None]:
         yield
         connection.exec_driver_sql("COMMIT")
     except BaseException as error:
-        # After a failed COMMIT, SQLite's transaction is still open.
-        _end(connection, error)
+        _undo(connection, error, lambda: _roll_back_if_open(connection))
         raise
-
-
-def _end(connection: Connection, error: BaseException) -> None:
-    if connection.invalidated or in_autocommit(connection):
-        return
-    try:
-        connection.exec_driver_sql("ROLLBACK")
-    except Exception:  # noqa: BLE001  # as in `_roll_back`
-        connection.invalidate(error)
 
 
 def in_autocommit(connection: Connection) -> bool:
@@ -127,11 +117,18 @@ def _is_idle(connection: Connection) -> bool:
     return int(driver_connection.pgconn.transaction_status) == _PSYCOPG_IDLE
 
 
-def _roll_back(connection: Connection, error: BaseException) -> None:
+def _roll_back_if_open(connection: Connection) -> None:
+    # A failed COMMIT ends the transaction, except on SQLite.
+    if not in_autocommit(connection):
+        connection.exec_driver_sql("ROLLBACK")
+
+
+def _undo(connection: Connection, error: BaseException, roll_back: Callable[[], object]) -> None:
+    """Roll back after the error of a block, and give the connection up if that fails."""
     if connection.invalidated:
         return
     try:
-        connection.dialect.do_rollback(connection.connection)
+        roll_back()
     except Exception:  # noqa: BLE001  # the caller must see the block's error, not this one
         # The connection is lost, or still busy with a cancelled statement. The host's rollback then gets a new one.
         connection.invalidate(error)

@@ -104,6 +104,7 @@ def scripts_config() -> Config:
 def _exclusively(
     connection: Connection, schema: str | None, lock_timeout: float, *, drop_data: bool = False
 ) -> Iterator[Config]:
+    """Run a block while no other migration of the database runs, with the configuration for Alembic's commands."""
     config = scripts_config()
     config.attributes.update(
         connection=connection,

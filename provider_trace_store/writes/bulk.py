@@ -171,7 +171,7 @@ class _BulkWrite:
         connection = self._store.connect(first.trace_id)
         outcome = self._attempt(connection, rows, ids)
         for _ in making:
-            pass  # the failed statement did not read them all; `chunk.rows` must be complete
+            pass  # a statement that failed has not read all rows; `chunk.rows` must have them
         self._hints_left = _HINTS
         self._finish(connection, chunk.rows, outcome)
         self._write_repeats(connection, chunk.repeats)

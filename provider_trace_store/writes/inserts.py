@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from provider_trace_store.tables.kinds import Kind
     from provider_trace_store.tables.rows import Row
 
-# PostgreSQL's type for each type of column, as COPY is told. A document is sent as the bytes of its stored text.
+# The PostgreSQL type that psycopg needs for each type of column. A document is sent as the bytes of its stored text.
 _TYPES: Final = ((ExactJSON, "bytea"), (String, "text"), (UtcDateTime, "timestamptz"), (Boolean, "bool"))
 _Dumpers = tuple[tuple[str, type["Dumper"]], ...]
 # On an event loop, other tasks get a turn after this many bytes were encoded.
@@ -133,23 +133,23 @@ def _copy_statement(connection: Connection, kind: Kind, form: str) -> str:
     return f"COPY {quoted_table(connection, kind.table)} ({columns}) FROM STDIN (FORMAT {form})"
 
 
-def _copy_sync(connection: PsycopgConnection[Any], what: _Copy) -> int:
+def _copy_sync(connection: PsycopgConnection[Any], command: _Copy) -> int:
     with connection.cursor() as cursor:
-        _register(cursor, what.dumpers)
-        with cursor.copy(what.statement.encode()) as copy:
-            copy.set_types(what.types)
-            for row in what.rows:
+        _register(cursor, command.dumpers)
+        with cursor.copy(command.statement.encode()) as copy:
+            copy.set_types(command.types)
+            for row in command.rows:
                 copy.write_row(row.values)
         return cursor.rowcount
 
 
-async def _copy_async(connection: AsyncConnection[Any], what: _Copy) -> int:
+async def _copy_async(connection: AsyncConnection[Any], command: _Copy) -> int:
     async with connection.cursor() as cursor:
-        _register(cursor, what.dumpers)
-        async with cursor.copy(what.statement.encode()) as copy:
-            copy.set_types(what.types)
+        _register(cursor, command.dumpers)
+        async with cursor.copy(command.statement.encode()) as copy:
+            copy.set_types(command.types)
             encoded = 0
-            for row in what.rows:
+            for row in command.rows:
                 await copy.write_row(row.values)
                 encoded += row.size
                 if encoded > _BYTES_A_TURN:

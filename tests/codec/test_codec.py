@@ -291,7 +291,7 @@ def test_the_parser_reads_the_decimals_of_other_writers_as_python_does(literal: 
 # What cannot be stored is refused
 
 
-@settings(max_examples=500)
+@settings(max_examples=250)
 @given(unstorable())
 def test_an_unstorable_value_is_refused_with_its_path_and_without_the_value(drawn: Unstorable) -> None:
     with pytest.raises(TraceEncodingError) as caught:

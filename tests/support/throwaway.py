@@ -6,7 +6,6 @@ import os
 import pwd
 import select
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -16,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import psutil  # type: ignore[import-untyped]  # has no types of its own
 from sqlalchemy import URL, NullPool, create_engine
 from sqlalchemy.exc import OperationalError
 
@@ -72,7 +72,6 @@ class Throwaway:
         engine = create_engine(self.url, poolclass=NullPool)
         while True:
             if self._process is None or self._process.poll() is not None:
-                # Backends of a killed server may still be there, and keep the new one from starting.
                 self._process = self._launch()
             try:
                 engine.connect().close()
@@ -84,10 +83,15 @@ class Throwaway:
                 return
 
     def kill(self) -> None:
-        """Kill the server's first process."""
+        """Kill the server's first process, and wait until its other processes are gone."""
         lines = (self.directory / "data" / "postmaster.pid").read_text(encoding="ascii").splitlines()
-        os.kill(int(lines[0]), signal.SIGKILL)
+        first = psutil.Process(int(lines[0]))
+        first.suspend()  # it forks no process that the next line does not see
+        others = first.children(recursive=True)
+        first.kill()
         self._end(b"keep\n")
+        # As long as one of them lives, a new server does not start on the same data.
+        assert not psutil.wait_procs(others, timeout=PATIENCE)[1]
 
     def stop(self) -> None:
         """End the server, and delete its data."""

@@ -407,7 +407,7 @@ async def test_a_full_disk(server: Throwaway, thrown: Database, form: Form, meta
 
 
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="limits a running process with Linux' prlimit")
-@both_modes
+@pytest.mark.parametrize(("form", "metadata_only"), [("sync", False), ("async", True)])
 async def test_a_file_that_cannot_grow(server: Throwaway, thrown: Database, form: Form, metadata_only: bool) -> None:
     limited: list[int] = []
 

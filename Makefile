@@ -45,7 +45,8 @@ wheel: $(VENV)/installed-dev ## Build sdist and wheel, install the wheel alone, 
 
 lowest: .venv-lowest/installed-dev ## Run the tests with the lowest versions that are allowed
 	.venv-lowest/bin/$(PYTEST) --newest-server tests/codec/test_codec.py tests/migrations/test_migrations.py \
-		tests/reads/test_pages.py tests/reads/test_pages_of_both_tables.py tests/reads/test_counts.py \
+		tests/migrations/test_concurrent_migrations.py tests/reads/test_pages.py \
+		tests/reads/test_pages_of_both_tables.py tests/reads/test_counts.py \
 		tests/writes/test_create.py tests/writes/test_database_errors.py tests/writes/test_create_many.py \
 		tests/writes/test_deletion.py tests/spool tests/writer/test_writer.py tests/writer/test_hostile_input.py \
 		tests/writer/test_telemetry.py tests/test_schemas.py tests/test_settings.py \

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from uuid_utils import uuid7
 
 from provider_trace_store.database.drivers import sqlite_code
-from provider_trace_store.spool import directory as names
+from provider_trace_store.spool.directory import lock_of, segment_of, sync_directory
 from provider_trace_store.spool.lock import Ownership
 from provider_trace_store.spool.sealed import Sealed
 from provider_trace_store.spool.segment import Segment, delete_file
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 # Large enough that the files are few while the database is away, small enough that disk space is freed soon.
 SEGMENT_BYTES: Final = 64 * 2**20
 _TRIES: Final = 5
-
-
-class SpoolUnavailableError(Exception):
-    """The spool cannot take a row: the disk is full or fails, or the spool is as large as it may be."""
 
 
 @dataclass
@@ -50,7 +46,7 @@ class Active:
 class ActiveFiles:
     """Appends rows to a file of this process, and begins another file when that one is full, sealed or broken.
 
-    One thread at a time calls it; `Spool.lock` sees to that.
+    The caller holds `Spool.lock`. Only `new_file` may run without it, when this process has a name already.
 
     Args:
         directory: the spool's directory.
@@ -101,7 +97,7 @@ class ActiveFiles:
         """Create a file for a table; sqlite3.Error or OSError if it cannot be created."""
         if self._ownership is None:
             self._take_ownership()
-        path = names.segment_of(self._directory, self.owner, next(self._numbers))
+        path = segment_of(self._directory, self.owner, next(self._numbers))
         try:
             segment = Segment.create(path, kind, fsync=self._fsync)
         except BaseException:
@@ -109,7 +105,7 @@ class ActiveFiles:
                 delete_file(path)
             raise
         if self._fsync:
-            names.sync(self._directory)
+            sync_directory(self._directory)
         return Active(segment)
 
     def replace(self, following: Active | None) -> None:
@@ -160,7 +156,7 @@ class ActiveFiles:
         """Choose a name that no other process uses, and take its lock."""
         for _ in range(_TRIES):
             self.owner = uuid7().hex
-            self._ownership = Ownership.take(names.lock_of(self._directory, self.owner))
+            self._ownership = Ownership.take(lock_of(self._directory, self.owner))
             if self._ownership is not None:
                 return
         raise BlockingIOError

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
-from operator import add
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from provider_trace_store.spool import directory as names
+from provider_trace_store.spool.directory import lock_of, owners_in, segments_of
+from provider_trace_store.spool.errors import SegmentDamagedError
 from provider_trace_store.spool.lock import Ownership
+from provider_trace_store.spool.rescue import logger
 from provider_trace_store.spool.sealed import Change, Sealed
-from provider_trace_store.spool.segment import Segment, SegmentDamagedError, delete_file
+from provider_trace_store.spool.segment import Segment, delete_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from provider_trace_store.spool.rescue import Rescue
     from provider_trace_store.spool.sealed import Backlog
-
-logger: Final = logging.getLogger("provider_trace_store.writer")
 
 
 class _Found(NamedTuple):
@@ -54,18 +52,18 @@ class Adoption:
 
     def owners(self) -> set[str]:
         """Return the names of all owners of files in the directory, dead or alive."""
-        return names.owners_in(self._directory)
+        return owners_in(self._directory)
 
     def adopt(self, owners: set[str]) -> Change:
         """Take over the files of those owners that are dead and that no other process has taken over."""
         change = Change()
         for owner in sorted(owners):
             try:
-                if owned := Ownership.take(names.lock_of(self._directory, owner)):
-                    change = Change(*map(add, change, self._adopt_one(owner, owned)))
+                if owned := Ownership.take(lock_of(self._directory, owner)):
+                    change = change.plus(self._adopt_one(owner, owned))
             except Exception as error:  # noqa: BLE001  # one dead process's files do not cost the others'
                 kind = type(error).__qualname__
-                logger.error("files of the spool could not be taken over: %s, %s", owner, kind)  # noqa: TRY400  (no traceback: see errors)
+                logger.error("files of the spool could not be taken over: %s, %s", owner, kind)
         return change
 
     def _adopt_one(self, owner: str, owned: Ownership) -> Change:
@@ -88,14 +86,14 @@ class Adoption:
         files: list[Sealed] = []
         rescued = 0
         is_complete = True
-        for path in sorted(names.segments_of(self._directory, owner) - self._rescue.read_and_kept):
+        for path in sorted(segments_of(self._directory, owner) - self._rescue.read_and_kept):
             try:
                 if count := _count_of(path):
                     files.append(Sealed(path, count, path.stat().st_size, owned))
                 else:
                     delete_file(path)
             except SegmentDamagedError:
-                if (count_read := self._rescue.rows_of(path, after=0)) is None:
+                if (count_read := self._rescue.move_rows(path, after=0)) is None:
                     is_complete = False
                 else:
                     rescued += count_read

@@ -36,7 +36,7 @@ def segments_of(directory: Path, owner: str) -> set[Path]:
     return set(directory.glob(f"{owner}-*{FILE_SUFFIX}"))
 
 
-def sync(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """Make sure that a new file is still in its directory after a loss of power."""
     # Some systems cannot open a directory.
     with suppress(OSError):

@@ -6,7 +6,7 @@ import logging
 import sqlite3
 from typing import TYPE_CHECKING, Final, Protocol
 
-from provider_trace_store.spool.active import SpoolUnavailableError
+from provider_trace_store.spool.errors import SpoolUnavailableError
 from provider_trace_store.spool.salvage import salvage, set_aside
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from provider_trace_store.tables.kinds import Kind
     from provider_trace_store.tables.rows import Row
 
+# The writer's logger, which hosts know from docs/writer.md.
 logger: Final = logging.getLogger("provider_trace_store.writer")
 
 
@@ -41,7 +42,7 @@ class Rescue:
         # Files that were read and could not be renamed: they are not read again.
         self.read_and_kept: set[Path] = set()
 
-    def rows_of(self, path: Path, after: int) -> int | None:
+    def move_rows(self, path: Path, after: int) -> int | None:
         """Append the readable rows of a file, set the file aside, and return how many rows were appended.
 
         Args:

@@ -6,7 +6,8 @@ from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from provider_trace_store.spool.segment import JOURNAL_SUFFIX, Segment, SegmentDamagedError
+from provider_trace_store.spool.errors import SegmentDamagedError
+from provider_trace_store.spool.segment import JOURNAL_SUFFIX, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Sealed files of the spool in their order, and the batches of rows that are read from them."""
+"""Sealed files of the spool in their order, the batches that are read from them, and how their number changes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import sqlite3
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
+from operator import add
 from typing import TYPE_CHECKING, NamedTuple
 
-from provider_trace_store.spool.segment import Segment, SegmentDamagedError, delete_file
+from provider_trace_store.spool.errors import SegmentDamagedError
+from provider_trace_store.spool.segment import Segment, delete_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,6 +68,10 @@ class Change(NamedTuple):
     lost: int = 0
     left: int = 0
     came: int = 0
+
+    def plus(self, other: Change) -> Change:
+        """Return both changes together."""
+        return Change(*map(add, self, other))
 
 
 class Backlog:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from provider_trace_store.codec import decode
 from provider_trace_store.database.drivers import sqlite_code
+from provider_trace_store.spool.errors import SegmentDamagedError
 from provider_trace_store.spool.statements import insert_statement, select_statement, table_statement
 from provider_trace_store.tables.kinds import FULL, METADATA
 from provider_trace_store.tables.rows import Row, row_size
@@ -49,10 +50,6 @@ _NOT_DAMAGE: Final = frozenset(
         sqlite3.SQLITE_PROTOCOL,
     }
 )
-
-
-class SegmentDamagedError(Exception):
-    """A file's contents are not what was written to it."""
 
 
 class Spooled(NamedTuple):

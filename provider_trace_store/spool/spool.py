@@ -13,16 +13,15 @@ files of a dead process are taken over by exactly one other process: see `Owners
 from __future__ import annotations
 
 import sqlite3
-from operator import add
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
-from provider_trace_store.spool.active import ActiveFiles, SpoolUnavailableError
+from provider_trace_store.spool.active import ActiveFiles
 from provider_trace_store.spool.adoption import Adoption
+from provider_trace_store.spool.errors import SegmentDamagedError, SpoolUnavailableError
 from provider_trace_store.spool.rejects import Rejects
 from provider_trace_store.spool.rescue import Rescue
 from provider_trace_store.spool.sealed import Backlog, Change
-from provider_trace_store.spool.segment import SegmentDamagedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -155,7 +154,7 @@ class Spool:
                         if (rescued := self._rescue_first(backlog)) is None:
                             is_blocked = True
                             break
-                        change = Change(*map(add, change, rescued))
+                        change = change.plus(rescued)
                     except (sqlite3.Error, OSError):
                         if change == Change():
                             raise
@@ -209,7 +208,7 @@ class Spool:
     def _rescue_first(self, backlog: Backlog) -> Change | None:
         """Append the readable rows of a backlog's first file; return None if they cannot be appended now."""
         file, place = backlog.give_up_first()
-        rescued = self._rescue.rows_of(file.path, after=place)
+        rescued = self._rescue.move_rows(file.path, after=place)
         if rescued is None:
             return None
         lost, uncounted = max(0, file.count - rescued), max(0, rescued - file.count)

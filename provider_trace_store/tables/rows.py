@@ -131,8 +131,7 @@ class RowMaker:
         _check_identifier("organization_id", organization_id, MAX_INDEXED_BYTES)
         if actor_id is not None:
             _check_identifier("actor_id", actor_id)
-        if type(max_body_bytes) is not int or not 1 <= max_body_bytes <= LARGEST_MAX_BODY_BYTES:
-            raise InvalidLimitError("max_body_bytes", 1, LARGEST_MAX_BODY_BYTES)
+        check_max_body_bytes(max_body_bytes)
         self.layout = layout
         self.organization_id = organization_id
         self._owned = (organization_id, False)
@@ -208,6 +207,12 @@ class RowMaker:
             if problem := text_problem(text) if isinstance(text, str) else "is no text":
                 break
         return TraceEncodingError(name, problem or "is no text", texts[0])
+
+
+def check_max_body_bytes(value: object) -> None:
+    """Raise InvalidLimitError if a value is not a whole number in the range of `max_body_bytes`."""
+    if type(value) is not int or not 1 <= value <= LARGEST_MAX_BODY_BYTES:
+        raise InvalidLimitError("max_body_bytes", 1, LARGEST_MAX_BODY_BYTES)
 
 
 def _check_identifier(name: str, value: object, max_bytes: int | None = None) -> None:

@@ -1,8 +1,7 @@
-"""What a writer counts: what became of each trace, and how far the spool is sent."""
+"""What a writer counts: what became of each trace."""
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
 from provider_trace_store.writer.stats import WriterStats
@@ -16,7 +15,7 @@ Outcome = Literal["spooled", "rejected", "dropped"]
 
 
 class Counters:
-    """The counts of `WriterStats`. Each method keeps its equation: what is accepted is somewhere."""
+    """The counts of `WriterStats`. Each method keeps its equation: an accepted trace is in exactly one other count."""
 
     def __init__(self) -> None:
         self._accepted = 0
@@ -72,7 +71,7 @@ class Counters:
         self._accepted += uncounted
         self._spooled += uncounted + again - rows
         if self._spooled < 0:
-            # Another append was interrupted before it was counted here.
+            # More rows left than were counted, because an append was interrupted: count them as accepted.
             self._accepted -= self._spooled
             self._spooled = 0
 
@@ -110,71 +109,3 @@ class Counters:
             retries=self._retries,
             **sizes,
         )
-
-
-class SpoolProgress:
-    """Whether traces go to the spool, and how far those that went there are sent.
-
-    The first rows to come are the first to leave, so that two numbers say how far the spool is sent.
-
-    Args:
-        is_spilling: whether traces go to the spool from the beginning.
-    """
-
-    def __init__(self, *, is_spilling: bool) -> None:
-        self._is_spilling = is_spilling
-        self._since: float | None = None
-        self._came = 0
-        self._left = 0
-        # `_came` when readable rows of a damaged file were last moved behind all others.
-        self._rescued_up_to = 0
-
-    @property
-    def is_spilling(self) -> bool:
-        """Whether traces go to the spool, because memory is full or the writer is durable."""
-        return self._is_spilling
-
-    @property
-    def since(self) -> float | None:
-        """When the first row came that is not in a sealed file, by the monotonic clock; None if there is none."""
-        return self._since
-
-    @property
-    def came_in(self) -> int:
-        """How many rows have come."""
-        return self._came
-
-    def has_left(self, target: int) -> bool:
-        """Say whether the first `target` rows, and all rows of damaged files, have left."""
-        return self._left >= max(target, self._rescued_up_to)
-
-    def spill(self) -> None:
-        """Let traces go to the spool."""
-        self._is_spilling = True
-
-    def stop_spilling(self) -> None:
-        """Let traces go through memory."""
-        self._is_spilling = False
-
-    def came(self, count: int) -> bool:
-        """Count rows that were appended; return whether they are the first ones of a file."""
-        self._came += count
-        is_first = count > 0 and self._since is None
-        if is_first:
-            self._since = monotonic()
-        return is_first
-
-    def rescued(self, count: int) -> None:
-        """Count readable rows of a damaged file, which were appended behind all others."""
-        self.came(count)
-        if count:
-            self._rescued_up_to = self._came
-
-    def left(self, count: int, *, uncounted: int = 0) -> None:
-        """Count rows that left, and `uncounted` rows whose append was not counted."""
-        self._came += uncounted
-        self._left += count
-
-    def sealed(self) -> None:
-        """Note that every row is in a sealed file."""
-        self._since = None

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class RowSource(Protocol):
-    """What a row is made from when it is sent."""
+    """The source of one row, which is made when it is sent."""
 
     @property
     def id(self) -> str:

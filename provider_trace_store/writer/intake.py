@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from provider_trace_store.errors import TraceEncodingError, TraceTooLargeError
-from provider_trace_store.spool.active import SpoolUnavailableError
+from provider_trace_store.spool.errors import SpoolUnavailableError
 from provider_trace_store.tables.rows import Row
 from provider_trace_store.writer.submission import Submission, row_or_error
 
@@ -36,6 +36,7 @@ class Intake:
         self._log = log
         self._is_durable = options.is_durable
         self._keeps_bodies = options.kind.keeps_bodies
+        self._batch = options.batch_rows, options.batch_bytes
         self._patience = 0.0 if options.on_full == "drop" else options.block_timeout
 
     def submit(self, trace: BaseProviderTrace, maker: RowMaker) -> None:
@@ -73,18 +74,23 @@ class Intake:
 
     def _appended(self, row: Row, *, unless_room_for: Submission | None = None) -> bool:
         """Append a row to the spool, or take its trace into memory if there is room again; say whether one worked."""
-        state, spool, options = self._state, self._spool, self._options
+        state, spool = self._state, self._spool
         if spool is None:
             return False
         with spool.lock:
-            if state.take(unless_room_for, or_spill=True):
+            if unless_room_for is None:
+                with state.lock:
+                    state.signals.check_open()
+            elif state.take(unless_room_for, or_spill=True):
                 return True
+            had_batch = spool.has_batch(*self._batch)
             try:
                 spool.append([row])
             except SpoolUnavailableError:
                 state.refused_by_spool(is_drained=spool.is_drained)
             else:
-                state.took_into_spool(is_batch=spool.has_batch(options.batch_rows, options.batch_bytes))
+                # Once for each batch: an append must not wake a thread that pauses while the database is away.
+                state.took_into_spool(is_batch=not had_batch and spool.has_batch(*self._batch))
                 return True
         self._log.log(logging.ERROR, "the spool takes no more: traces wait in memory while there is room")
         return False

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from provider_trace_store.errors import InvalidWriterOptionError, ProviderTraceStoreError
 from provider_trace_store.tables.kinds import kind_for
-from provider_trace_store.tables.rows import DEFAULT_MAX_BODY_BYTES
+from provider_trace_store.tables.rows import DEFAULT_MAX_BODY_BYTES, check_max_body_bytes
 
 if TYPE_CHECKING:
     import os
@@ -55,7 +55,7 @@ def _seconds(default: float, low: float = 0.0, high: float = 3600.0) -> Any:  # 
 
 @dataclass(frozen=True, repr=False)
 class WriterOptions:
-    """The arguments of `TraceWriter`; all but the first are keywords.
+    """The arguments of `TraceWriter`; all but the first are keywords. `TraceWriter` makes this object itself.
 
     Args:
         bind: a synchronous `Engine`, or a `sessionmaker` or another callable that returns a `Session`. The writer uses
@@ -90,6 +90,7 @@ class WriterOptions:
 
     Raises:
         InvalidWriterOptionError: an argument is invalid, or the spool's directory cannot be created or read.
+        InvalidLimitError: `max_body_bytes` is out of its range.
     """
 
     bind: Engine | Callable[[], Session]
@@ -115,6 +116,7 @@ class WriterOptions:
     def __post_init__(self) -> None:
         """Check all options, resolve the defaults that depend on others, and create the spool's directory."""
         _check_bind(self.bind)
+        check_max_body_bytes(self.max_body_bytes)
         for option in fields(self):
             if check := option.metadata.get(_CHECK):
                 check(option.name, getattr(self, option.name))
@@ -167,15 +169,21 @@ def takes(
     """
 
     def decorate(init: Callable[[_Self, WriterOptions], None]) -> Callable[Concatenate[_Self, _Keywords], None]:
+        signature = inspect.signature(options)
+
         @wraps(init)
         def wrapped(self: _Self, /, *args: _Keywords.args, **keywords: _Keywords.kwargs) -> None:
+            # A wrong argument is an error here, which does not name the class of the options.
+            signature.bind(*args, **keywords)
             init(self, options(*args, **keywords))
 
         own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-        signature = inspect.signature(options)
         wrapped.__signature__ = signature.replace(  # type: ignore[attr-defined]  # what `inspect.signature` reads
             parameters=[own, *signature.parameters.values()], return_annotation=None
         )
+        wrapped.__annotations__ = {name: one.annotation for name, one in signature.parameters.items()} | {
+            "return": None
+        }
         return wrapped
 
     return decorate

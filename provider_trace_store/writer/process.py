@@ -151,7 +151,7 @@ def _each(writers: list[Managed], act: Callable[[Managed, float], object], timeo
     for writer in writers:
         try:
             act(writer, max(0.0, min(writer.close_timeout, end - monotonic())))
-        except Exception as error:  # noqa: BLE001  # the others have their turn all the same
+        except Exception as error:  # noqa: BLE001  # the other writers are still closed
             logger.error("a writer was not closed: %s", type(error).__qualname__)
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from provider_trace_store.writer.options import WriterOptions
     from provider_trace_store.writer.submission import Submission
 
-# So many waiting batches mean that the writer's thread does not keep up.
+# The number of waiting batches that means that the writer's thread does not keep up.
 _BEHIND: Final = 2
 
 
@@ -43,12 +43,15 @@ class MemoryQueue:
     @property
     def has_batch(self) -> bool:
         """Whether a full batch waits."""
-        return self._has_batches(1)
+        return len(self._waiting) >= self._options.batch_rows or self._waiting_bytes >= self._options.batch_bytes
 
     @property
     def is_behind(self) -> bool:
-        """Whether more waits than is sent soon."""
-        return self._has_batches(_BEHIND)
+        """Whether two full batches or more wait, which means that the writer's thread does not keep up."""
+        options = self._options
+        return (
+            len(self._waiting) >= _BEHIND * options.batch_rows or self._waiting_bytes >= _BEHIND * options.batch_bytes
+        )
 
     @property
     def is_half_empty(self) -> bool:
@@ -97,16 +100,12 @@ class MemoryQueue:
         self._in_flight.clear()
 
     @property
-    def waiting(self) -> tuple[Submission, ...]:
-        """The traces that wait and are not in flight, in their order."""
-        return tuple(self._waiting)
+    def first(self) -> Submission | None:
+        """The first waiting trace; None if none waits."""
+        return self._waiting[0] if self._waiting else None
 
     def remove_first(self) -> None:
         """Remove the first waiting trace, which a close keeps elsewhere or drops."""
         size = self._waiting.popleft().size
         self._waiting_bytes -= size
         self.bytes -= size
-
-    def _has_batches(self, number: int) -> bool:
-        options = self._options
-        return len(self._waiting) >= number * options.batch_rows or self._waiting_bytes >= number * options.batch_bytes

@@ -7,7 +7,7 @@ import sqlite3
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from provider_trace_store.spool.active import SpoolUnavailableError
+from provider_trace_store.spool.errors import SpoolUnavailableError
 from provider_trace_store.writer.signals import State
 
 if TYPE_CHECKING:
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 # How often the spool is searched for files of processes that have died meanwhile, in seconds.
 ADOPTION_INTERVAL: Final = 10.0
-# How long a source waits after a failure or a postponed row, in seconds.
-_PAUSE: Final = 1.0
+# How long the spool is left alone after a failure to read it, in seconds.
+_UNREADABLE_PAUSE: Final = 1.0
+# The longest pause after a postponed row, in seconds.
+_POSTPONED_PAUSE: Final = 1.0
 
 
 class Source(Protocol):
@@ -32,7 +34,7 @@ class Source(Protocol):
         """Say whether there is work at `now`, by the monotonic clock; the caller holds the lock of `SharedState`."""
 
     def due_at(self, now: float) -> float | None:
-        """Return when there may be work, None if only a caller's thread can bring some; the lock is held likewise."""
+        """Return when there may be work, None if only a caller's thread can bring some; the caller holds that lock."""
 
     def work(self) -> None:
         """Do one piece of work, such as one batch."""
@@ -105,8 +107,7 @@ class MemorySource:
             if not self._state.sent_from_memory(sent):
                 return
             if sent.is_postponed:
-                # Let others go first, if there are any.
-                self._state.signals.pause(min(_PAUSE, self._options.max_retry_delay))
+                _let_others_go_first(self._options, self._state)
 
 
 class SpoolSource:
@@ -146,7 +147,7 @@ class SpoolSource:
 
     def due_at(self, now: float) -> float | None:
         """Return when the first row of the open file has waited long enough."""
-        since = self._state.spool.since
+        since = self._state.spool_progress.since
         if since is None and not self._spool.has_sealed:
             return None
         return max((now if since is None else since) + self._options.batch_age, self._not_before)
@@ -158,7 +159,7 @@ class SpoolSource:
             batch, change = self._spool.take(self._options.batch_rows, self._options.batch_bytes)
         except (sqlite3.Error, OSError, SpoolUnavailableError) as error:
             # What is in memory does not wait for it.
-            self._not_before = monotonic() + _PAUSE
+            self._not_before = monotonic() + _UNREADABLE_PAUSE
             self._log.log(logging.ERROR, "the spool cannot be read now: %s", type(error).__qualname__)
             return
         self._state.changed_in_spool(change)
@@ -171,18 +172,18 @@ class SpoolSource:
             # Rows that a dead process left do not make this process's own rows wait.
             must_seal = not self._spool.has_own_sealed and self._must_seal(monotonic())
             if must_seal:
-                self._state.spool.sealed()
+                self._state.spool_progress.sealed()
         if must_seal:
             self._spool.seal()
 
     def _must_seal(self, now: float) -> bool:
-        since = self._state.spool.since
+        since = self._state.spool_progress.since
         return since is not None and (
             self._state.signals.is_urgent
             or self._has_batch()
             or now - since >= self._options.batch_age
             # Rows in the open file came before the traces in memory.
-            or (not self._state.spool.is_spilling and self._memory.is_due(now))
+            or (not self._state.spool_progress.is_spilling and self._memory.is_due(now))
         )
 
     def _has_batch(self) -> bool:
@@ -199,16 +200,21 @@ class SpoolSource:
             return
         self._state.sent_from_spool(batch, parts, uncounted=uncounted)
         if postponed:
-            self._state.signals.pause(min(_PAUSE, self._options.max_retry_delay))
+            _let_others_go_first(self._options, self._state)
 
     def _stop_spilling(self) -> None:
         """Let traces go through memory again, if the spool has at most one batch, which is sent before them."""
         state = self._state
-        if self._options.is_durable or not state.spool.is_spilling:
+        if self._options.is_durable or not state.spool_progress.is_spilling:
             return
         with self._spool.lock, state.lock:
             if not self._spool.has_sealed and not self._has_batch() and state.queue.is_half_empty:
-                state.spool.stop_spilling()
+                state.spool_progress.stop_spilling()
+
+
+def _let_others_go_first(options: WriterOptions, state: SharedState) -> None:
+    """Pause after a postponed row: if it is the only one, it must not be sent again at once."""
+    state.signals.pause(min(_POSTPONED_PAUSE, options.max_retry_delay))
 
 
 class _MadeRow(NamedTuple):

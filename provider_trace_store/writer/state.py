@@ -5,9 +5,10 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from provider_trace_store.writer.counters import Counters, SpoolProgress
+from provider_trace_store.writer.counters import Counters
 from provider_trace_store.writer.queue import MemoryQueue
 from provider_trace_store.writer.signals import Signals, State
+from provider_trace_store.writer.spool_progress import SpoolProgress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 class SharedState:
     """The one owner of what threads share: each change is a method, and each method takes `lock` itself.
 
-    `queue`, `spool` and `signals` may be read, and their methods called, with `lock` held. A thread that needs the
-    spool's lock, too, takes that one first.
+    With `lock` held, a thread may read `queue`, `spool_progress` and `signals`, and call their methods. A thread that
+    needs the spool's lock, too, takes that one first.
 
     Args:
         options: how much waits in memory, and whether all traces go to the spool.
@@ -38,7 +39,7 @@ class SharedState:
         self.signals = Signals()
         self.lock = self.signals.lock
         self.queue = MemoryQueue(options)
-        self.spool = SpoolProgress(is_spilling=options.is_durable)
+        self.spool_progress = SpoolProgress(is_spilling=options.is_durable)
 
     def stats(self, spool_size: int) -> WriterStats:
         """Return the counts of this moment.
@@ -53,11 +54,11 @@ class SharedState:
                 spooled_bytes=spool_size if self._counters.spooled else 0,
             )
 
-    def take(self, submission: Submission | None, *, or_spill: bool = False) -> bool:
+    def take(self, submission: Submission, *, or_spill: bool = False) -> bool:
         """Take a trace into memory, if there is room and no trace goes to the spool; return whether it was taken.
 
         Args:
-            submission: the trace; None for a trace that must go to the spool.
+            submission: the trace.
             or_spill: whether this trace and all that follow go to the spool otherwise. The caller, who holds the
                 spool's lock, then appends it.
 
@@ -66,10 +67,10 @@ class SharedState:
         """
         with self.lock:
             self.signals.check_open()
-            if submission is not None and not self.spool.is_spilling and self._took(submission):
+            if not self.spool_progress.is_spilling and self._took(submission):
                 return True
             if or_spill:
-                self.spool.spill()
+                self.spool_progress.spill()
             return False
 
     def took_into_spool(self, *, is_batch: bool) -> None:
@@ -80,7 +81,7 @@ class SharedState:
         """
         with self.lock:
             self._counters.took_into_spool()
-            if self.spool.came(1) or is_batch:
+            if self.spool_progress.count_came(1) or is_batch:
                 self.signals.notify_work()
 
     def refused_by_spool(self, *, is_drained: bool) -> None:
@@ -91,7 +92,7 @@ class SharedState:
         """
         with self.lock:
             if is_drained and not self._options.is_durable:
-                self.spool.stop_spilling()
+                self.spool_progress.stop_spilling()
 
     def take_when_room(self, submission: Submission, timeout: float) -> int:
         """Take a trace into memory when there is room, or drop it.
@@ -135,16 +136,16 @@ class SharedState:
         with self.lock:
             self._counters.left_spool(len(batch.rows), uncounted=uncounted, again=again)
             if not batch.backlog.is_adopted:
-                self.spool.left(len(batch.rows), uncounted=uncounted)
-            self.spool.came(again)
+                self.spool_progress.count_left(len(batch.rows), uncounted=uncounted)
+            self.spool_progress.count_came(again)
             self._sent(parts)
 
     def changed_in_spool(self, change: Change) -> None:
         """Count what adoption and damaged files have changed."""
         with self.lock:
             self._counters.changed_in_spool(adopted=change.adopted, lost=change.lost)
-            self.spool.left(change.left)
-            self.spool.rescued(change.came)
+            self.spool_progress.count_left(change.left)
+            self.spool_progress.count_rescued(change.came)
             self.signals.notify_progress(has_room=False)
 
     def retried(self) -> None:
@@ -164,11 +165,11 @@ class SharedState:
             Whether they are.
         """
         with self.lock:
-            queue_target, spool_target = self.queue.came, self.spool.came_in
+            queue_target, spool_target = self.queue.came, self.spool_progress.came
             retries = self._counters.retries
 
             def have_left() -> bool:
-                is_sent = self.queue.left >= queue_target and self.spool.has_left(spool_target)
+                is_sent = self.queue.left >= queue_target and self.spool_progress.has_left(spool_target)
                 return is_sent and not self._postponed
 
             def is_done() -> bool:
@@ -177,12 +178,11 @@ class SharedState:
             self.signals.wait_for_progress(is_done, timeout)
             return have_left()
 
-    def end(self) -> tuple[Submission, ...]:
-        """Send no more traces; return those in memory, which the close takes out with `left_memory`."""
+    def end(self) -> None:
+        """Send no more traces; the close takes those in memory out with `left_memory`."""
         with self.lock:
             self.signals.end()
             self.queue.put_back()
-            return self.queue.waiting
 
     def left_memory(self, outcome: Outcome) -> None:
         """Take the first trace out of memory, after `end`."""

@@ -117,7 +117,8 @@ class OpenTelemetry:
 
     def close(self) -> None:
         """Freeze the last values: OpenTelemetry keeps the callbacks, and must not keep the writer alive."""
-        last = self._stats()
+        system, last = self._system(), self._stats()
+        self._system = lambda: system
         self._stats = lambda: last
 
     def _observed(self, field: str) -> Callable[[Any], Iterable[Any]]:

@@ -68,8 +68,6 @@ class TraceWriter:
         self._options = options
         self._engines: set[Engine] = {options.bind} if isinstance(options.bind, Engine) else set()
         self._owners: dict[tuple[str, str | None], RowMaker] = {}
-        # Checks `max_body_bytes`.
-        self._owner("-", None)
         self._telemetry = telemetry_for(self._system_name, lambda: self.stats)
         self._parts = self._new_parts()
         self._in_process = _InProcess(self)
@@ -85,7 +83,7 @@ class TraceWriter:
         return parts.state.stats(parts.spool.size if parts.spool else 0)
 
     def submit(self, trace: ProviderTrace, *, organization_id: str, actor_id: str | None = None) -> None:
-        """Take a trace, and return before it is in the database; no state of the database raises an error here.
+        """Take a trace, and return before it is in the database; no error of the database is raised here.
 
         The trace is copied: later changes of its dicts and lists do not reach the copy. A trace that cannot be stored
         exactly is rejected later, in the writer's thread.

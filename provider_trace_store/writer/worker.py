@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from provider_trace_store.errors import TraceEncodingError, TraceTooLargeError
-from provider_trace_store.spool.active import SpoolUnavailableError
+from provider_trace_store.spool.errors import SpoolUnavailableError
 from provider_trace_store.writer.destination import Refusal
 from provider_trace_store.writer.logs import logger
 from provider_trace_store.writer.retries import GaveUpError, Sender
@@ -151,8 +151,10 @@ class Worker:
             self._closing.release()
 
     def _keep_rest(self) -> bool:
+        self._state.end()
         dropped = 0
-        for submission in self._state.end():
+        # One by one: a trace in memory is released when the spool has it.
+        while (submission := self._first_in_memory()) is not None:
             outcome = self._kept(submission)
             dropped += outcome == "dropped"
             self._state.left_memory(outcome)
@@ -164,6 +166,10 @@ class Worker:
         if dropped:
             logger.error("closed, and %d traces were dropped: they were not stored in time", dropped)
         return not spooled and not dropped
+
+    def _first_in_memory(self) -> Submission | None:
+        with self._state.lock:
+            return self._state.queue.first
 
     def _kept(self, submission: Submission) -> Outcome:
         """Append a trace to the spool that was not stored in time, and return what became of it."""
@@ -214,9 +220,9 @@ class Worker:
             return None
 
     def _in_order(self) -> Iterator[Source]:
-        is_memory_first = self._state.spool.is_spilling
+        is_memory_first = self._state.spool_progress.is_spilling
         if self._options.is_durable or (self._spool is not None and not is_memory_first and self._spool.is_drained):
-            # The two have no order between them, and neither must wait for all of the other.
+            # The two have no order between them, and neither may wait until the other is empty.
             is_memory_first = self._memory_is_next = not self._memory_is_next
         if is_memory_first:
             yield self._memory

@@ -19,10 +19,12 @@ from sqlalchemy.orm import Session
 
 from provider_trace_store import ProviderTrace, ProviderTraceRepository, TraceWriter
 from provider_trace_store.migrations import upgrade
+from provider_trace_store.spool.errors import SegmentDamagedError
 from provider_trace_store.spool.lock import Ownership
-from provider_trace_store.spool.segment import Segment, SegmentDamagedError, delete_file
+from provider_trace_store.spool.segment import Segment, delete_file
 from provider_trace_store.tables.kinds import FULL
 from provider_trace_store.tables.rows import RowMaker
+from provider_trace_store.writer.signals import Signals
 from tests.support.batches import both_modes
 from tests.support.constants import ORG, PATIENCE
 from tests.support.documents import documents
@@ -150,6 +152,25 @@ def test_new_traces_do_not_wait_for_the_backlog(
     finally:
         transactions.release(1000)
         writer.close(PATIENCE)
+
+
+def test_a_full_batch_in_the_spool_wakes_the_thread_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the database is away, an append must not wake the thread that pauses between two tries."""
+    wake_ups = 0
+    notify = Signals.notify_work
+
+    def counting(self: Signals) -> None:
+        nonlocal wake_ups
+        wake_ups += 1
+        notify(self)
+
+    monkeypatch.setattr(Signals, "notify_work", counting)
+    with a_writer_to_nowhere(spool_dir=tmp_path, batch_rows=10) as writer:
+        for trace in a_batch(500):
+            writer.submit(trace, organization_id=ORG)
+        files = len(list(tmp_path.glob("*.db")))
+    # For each file: its first row, and its first full batch.
+    assert wake_ups <= 2 * files
 
 
 def test_a_lock_is_taken_once_in_a_process_and_again_after_its_release(tmp_path: Path) -> None:

@@ -21,9 +21,10 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from provider_trace_store import ProviderTrace, TraceWriter
 from provider_trace_store.spool import salvage
+from provider_trace_store.spool.errors import SegmentDamagedError
 from provider_trace_store.spool.lock import Ownership
 from provider_trace_store.spool.salvage import readable_rows
-from provider_trace_store.spool.segment import Segment, SegmentDamagedError
+from provider_trace_store.spool.segment import Segment
 from provider_trace_store.tables.kinds import FULL
 from provider_trace_store.tables.rows import RowMaker
 from provider_trace_store.writer.worker import Worker

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -121,3 +123,14 @@ assert writer.stats.stored == 1
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_a_closed_writer_is_released(told: tuple[InMemoryMetricReader, InMemorySpanExporter]) -> None:
+    """OpenTelemetry keeps the callbacks of its metrics: they must not keep the writer, its engine and its spool."""
+    reader, _ = told
+    with a_writer_to_nowhere() as writer:
+        alive = weakref.ref(writer)
+    del writer
+    gc.collect()
+    assert alive() is None
+    assert values_of(reader)["traces.stored"] == 0

@@ -9,7 +9,8 @@ from sqlalchemy import Boolean, String
 
 from provider_trace_store import ProviderTraceMetadataRecord, ProviderTraceRecord
 from provider_trace_store.codec import encode
-from provider_trace_store.tables.types import ExactJSON, UtcDateTime
+from provider_trace_store.tables.moments import UtcDateTime
+from provider_trace_store.tables.types import ExactJSON
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

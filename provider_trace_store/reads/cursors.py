@@ -10,6 +10,7 @@ from uuid import UUID
 
 from provider_trace_store.errors import InvalidCursorError
 from provider_trace_store.schemas import ID_PREFIX, text_problem
+from provider_trace_store.tables.moments import moment_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +92,7 @@ def _position(cursor: object, query: Sequence[str | None]) -> Position:
     if flags & _IS_TEXT:
         size = int.from_bytes(start, "big")
         stored_at, rest = rest[:size].decode(), rest[size:]
-        datetime.fromisoformat(stored_at)  # as a read of such a row does: ValueError where it is no date
+        moment_of(stored_at)  # ValueError if it is not a date: a read of the row would fail, too
     else:
         stored_at = _EPOCH + int.from_bytes(start, "big", signed=True) * _MICROSECOND
     position = Position(stored_at, f"{ID_PREFIX}{UUID(bytes=rest)}" if flags & _IS_UUID else rest.decode())

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict
 
 from provider_trace_store.errors import InvalidFilterError
 from provider_trace_store.schemas import EARLIEST, LATEST, text_problem
+from provider_trace_store.tables.moments import NO_DATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# What an adopted row without a date reads as: old, and of no particular day.
-NO_DATE: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _AFTER_LATEST: Final = LATEST + timedelta(microseconds=1)
 
 

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from provider_trace_store.codec import decode
 from provider_trace_store.reads import statements
-from provider_trace_store.reads.filters import NO_DATE
 from provider_trace_store.schemas import STORED_AS_KEY, ProviderTrace, ProviderTraceMetadata, text_problem
 from provider_trace_store.tables.ids import look_up
 from provider_trace_store.tables.kinds import FULL
-from provider_trace_store.tables.types import moment_of
+from provider_trace_store.tables.moments import NO_DATE, moment_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

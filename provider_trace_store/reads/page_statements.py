@@ -21,7 +21,6 @@ from operator import gt, lt
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from sqlalchemy import (
-    Date,
     Integer,
     String,
     Text,
@@ -36,18 +35,17 @@ from sqlalchemy import (
     select,
     true,
     tuple_,
-    type_coerce,
     union_all,
 )
 
 from provider_trace_store.reads.statements import as_it_comes, stored_as
+from provider_trace_store.tables import moments
 from provider_trace_store.tables.kinds import FULL, KINDS, METADATA
-from provider_trace_store.tables.types import UtcDateTime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sqlalchemy import BindParameter, ColumnElement, Select
+    from sqlalchemy import ColumnElement, Select
 
     from provider_trace_store.tables.kinds import Kind
 
@@ -154,11 +152,11 @@ def _walk_page(shape: PageShape, kind: Kind) -> Select[Any]:
     where = shape.where
     first, created_at, trace_id = _column(kind, where.walked), _column(kind, "created_at"), _column(kind, "id")
     its_value = bindparam(where.walked, type_=String)
-    since, until = _moment(where, "since"), _moment(where, "until")
+    since, until = moments.parameter("since", where.dialect), moments.parameter("until", where.dialect)
     is_newest = shape.order == "newest"
     if shape.is_next:
         place = tuple_(first, created_at, trace_id)
-        begin = _beyond(shape)(place, tuple_(its_value, _moment(where, "after_at"), _AFTER_ID))
+        begin = _beyond(shape)(place, tuple_(its_value, moments.parameter("after_at", where.dialect), _AFTER_ID))
     elif is_newest:
         begin = tuple_(first, created_at) < tuple_(its_value, until)
     else:
@@ -182,7 +180,7 @@ def _key_page(shape: PageShape, kind: Kind) -> Select[Any]:
         _is_of_tenant(where, kind), *_is_between(where, kind), *_is_chosen(where, kind)
     )
     if shape.is_next:
-        after = tuple_(_moment(where, "after_at"), _AFTER_ID)
+        after = tuple_(moments.parameter("after_at", where.dialect), _AFTER_ID)
         statement = statement.where(_beyond(shape)(tuple_(created_at, trace_id), after))
     return select(statement.order_by(*_directed(shape, created_at, trace_id)).subquery("p"))
 
@@ -190,7 +188,7 @@ def _key_page(shape: PageShape, kind: Kind) -> Select[Any]:
 def _undated_page(shape: PageShape) -> Select[Any]:
     where = shape.where
     kind = FULL
-    no_date, trace_id = _no_date(where), _column(kind, "id")
+    no_date, trace_id = moments.no_date(where.dialect), _column(kind, "id")
     statement = _page_of(shape, kind, no_date).where(
         _is_of_tenant(where, kind), _has_no_date(), *_is_chosen(where, kind)
     )
@@ -214,10 +212,8 @@ def _values(where: Shape, kind: Kind, field: str, *, is_dated: bool = True) -> S
 
 
 def _day(where: Shape, kind: Kind, *, is_dated: bool) -> ColumnElement[Any]:
-    moment = _column(kind, "created_at") if is_dated else _no_date(where)
-    if where.is_sqlite:
-        return type_coerce(func.date(moment), Date)
-    return cast(func.timezone("UTC", moment), Date)
+    moment = _column(kind, "created_at") if is_dated else moments.no_date(where.dialect)
+    return moments.day_of(moment, where.dialect)
 
 
 def _is_chosen(where: Shape, kind: Kind) -> Iterator[ColumnElement[bool]]:
@@ -246,8 +242,8 @@ def _is_between(where: Shape, kind: Kind) -> Iterator[ColumnElement[bool]]:
     created_at = _column(kind, "created_at")
     if where.has_key:
         created_at = _unindexed(created_at)
-    yield created_at >= _moment(where, "since")
-    yield created_at < _moment(where, "until")
+    yield created_at >= moments.parameter("since", where.dialect)
+    yield created_at < moments.parameter("until", where.dialect)
 
 
 def _unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
@@ -264,7 +260,7 @@ def _has_no_twin(where: Shape) -> ColumnElement[bool]:
     metadata = partial(_column, METADATA)
     is_of_date = _unindexed(full("created_at")) == metadata("created_at")
     if where.has_undated:
-        is_of_date |= and_(_has_no_date(), metadata("created_at") == _no_date(where))
+        is_of_date |= and_(_has_no_date(), metadata("created_at") == moments.no_date(where.dialect))
     twin = select(literal(1)).where(
         full("id") == metadata("id"),
         _is_of_tenant_unindexed(FULL),
@@ -286,13 +282,3 @@ def _directed(shape: PageShape, *columns: ColumnElement[Any]) -> Iterator[Column
 
 def _beyond(shape: PageShape) -> Callable[[Any, Any], Any]:
     return lt if shape.order == "newest" else gt
-
-
-def _moment(where: Shape, name: str) -> BindParameter[Any]:
-    return bindparam(name, type_=String() if where.is_sqlite else UtcDateTime())
-
-
-def _no_date(where: Shape) -> ColumnElement[Any]:
-    if where.is_sqlite:
-        return literal_column("'1970-01-01 00:00:00.000000'", UtcDateTime)
-    return literal_column("TIMESTAMPTZ '1970-01-01 00:00:00+00'", UtcDateTime)

@@ -10,16 +10,17 @@ from provider_trace_store.codec import decode, encode
 from provider_trace_store.errors import InvalidCursorError, InvalidFilterError, InvalidLimitError, TraceDecodingError
 from provider_trace_store.reads import cursors, page_statements
 from provider_trace_store.reads.cursors import Position
-from provider_trace_store.reads.filters import NO_DATE, selection_of
+from provider_trace_store.reads.filters import selection_of
 from provider_trace_store.reads.lookups import metadata_of
 from provider_trace_store.reads.page_statements import DAY, Order, PageShape, Shape
 from provider_trace_store.schemas import MetadataPage, TracePage
+from provider_trace_store.tables import moments
 from provider_trace_store.tables.kinds import FULL, METADATA
-from provider_trace_store.tables.types import moment_of, sqlite_text
+from provider_trace_store.tables.moments import NO_DATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from datetime import date, datetime
+    from datetime import date
 
     from provider_trace_store.reads.filters import Selection
     from provider_trace_store.reads.lookups import Reader
@@ -145,14 +146,16 @@ class Pages:
         where, parameters = self._where(walk.selection)
         shape = PageShape(where, walk.columns, walk.order, is_next=False, is_full_only=walk.is_full_only)
         if after is not None:
-            moment = moment_of(after.stored_at)
+            if isinstance(after.stored_at, str) and not where.is_sqlite:
+                raise InvalidCursorError  # made on SQLite: only there is a date text
+            moment = moments.moment_of(after.stored_at)
             is_past_undated = moment < NO_DATE if walk.order == "newest" else moment > NO_DATE
             shape = shape._replace(
                 where=where._replace(has_undated=where.has_undated and not is_past_undated),
                 is_next=True,
                 is_next_undated=moment == NO_DATE,
             )
-            parameters |= {"after_at": _compared(where, after.stored_at), "after_id": after.trace_id}
+            parameters |= {"after_at": moments.bound(after.stored_at, where.dialect), "after_id": after.trace_id}
         return self._reader.execute(page_statements.page(shape), rows=rows, **parameters).all()
 
     def _counts(self, selection: Selection, field: str) -> Counter[Any]:
@@ -175,7 +178,8 @@ class Pages:
         )
         parameters: dict[str, Any] = dict(selection.texts)
         parameters |= {f"needle_{number}": needle for number, needle in enumerate(needles)}
-        parameters |= {"since": _bound(where, selection.since), "until": _bound(where, selection.until)}
+        for name, moment in (("since", selection.since), ("until", selection.until)):
+            parameters[name] = moments.bound_first(moment, where.dialect)
         return where, parameters
 
 
@@ -204,24 +208,7 @@ def _merged(walk: Walk, taken: list[_Row], rows: Sequence[_Row]) -> list[_Row]:
 
 def _position(walk: Walk, row: _Row) -> Position:
     place_of_date, place_of_id = walk.places
-    stored = row[place_of_date]
-    moment = moment_of(stored)
-    # SQLite compares dates as text, of which other writers, its own clock among them, have other forms.
-    is_ours = not isinstance(stored, str) or stored == sqlite_text(moment)
-    return Position(moment if is_ours else stored, row[place_of_id])
-
-
-def _compared(where: Shape, stored_at: datetime | str) -> datetime | str:
-    if isinstance(stored_at, str):
-        if not where.is_sqlite:
-            raise InvalidCursorError
-        return stored_at
-    return sqlite_text(stored_at) if where.is_sqlite else stored_at
-
-
-def _bound(where: Shape, moment: datetime) -> datetime | str:
-    # The shortest form, which no other form of the same moment is less than.
-    return sqlite_text(moment).rstrip("0").rstrip(".") if where.is_sqlite else moment
+    return Position(moments.comparable(row[place_of_date]), row[place_of_id])
 
 
 def _needles(tag: str) -> list[str]:

@@ -10,7 +10,8 @@ from sqlalchemy.types import NullType
 
 from provider_trace_store.tables.ids import is_among
 from provider_trace_store.tables.kinds import FULL, KINDS, METADATA
-from provider_trace_store.tables.types import ExactJSON, UtcDateTime
+from provider_trace_store.tables.moments import UtcDateTime
+from provider_trace_store.tables.types import ExactJSON
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -17,7 +17,7 @@ from sqlalchemy.dialects import sqlite
 from provider_trace_store.database.drivers import sqlite_code
 from provider_trace_store.spool.statements import insert_statement
 from provider_trace_store.tables.kinds import FULL
-from provider_trace_store.tables.types import moment_of, sqlite_text
+from provider_trace_store.tables.moments import sqlite_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,7 +104,7 @@ def _values(reject: Reject, fields: Sequence[str]) -> list[Any]:
         value = reject.fields.get(name)
         if isinstance(value, datetime):
             try:
-                value = sqlite_text(moment_of(value))
+                value = sqlite_text(value)
             except OverflowError:
                 value = str(value)
         values.append(value if isinstance(value, str | bytes | int) else None)

@@ -19,8 +19,8 @@ from provider_trace_store.database.drivers import sqlite_code
 from provider_trace_store.spool.errors import SegmentDamagedError
 from provider_trace_store.spool.statements import insert_statement, select_statement, table_statement
 from provider_trace_store.tables.kinds import FULL, METADATA
+from provider_trace_store.tables.moments import moment_of, sqlite_text
 from provider_trace_store.tables.rows import Row, row_size
-from provider_trace_store.tables.types import moment_of, sqlite_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -249,7 +249,7 @@ def _stored_values(kind: Kind, row: Row) -> list[Any]:
     values = list(row.values)
     for place in kind.layout.moments:
         if values[place] is not None:
-            values[place] = sqlite_text(moment_of(values[place]))
+            values[place] = sqlite_text(values[place])
     return values
 
 

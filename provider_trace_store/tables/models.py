@@ -8,7 +8,8 @@ from typing import Any, Final
 from sqlalchemy import Boolean, Index, MetaData, PrimaryKeyConstraint, String, false, func
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from provider_trace_store.tables.types import ExactJSON, UtcDateTime
+from provider_trace_store.tables.moments import UtcDateTime
+from provider_trace_store.tables.types import ExactJSON
 
 metadata: Final = MetaData()
 

@@ -17,7 +17,8 @@ from sqlalchemy import Boolean, String, insert
 from provider_trace_store.codec import Encoded
 from provider_trace_store.database.names import quoted, quoted_table
 from provider_trace_store.database.transactions import one_transaction
-from provider_trace_store.tables.types import ExactJSON, UtcDateTime
+from provider_trace_store.tables.moments import UtcDateTime
+from provider_trace_store.tables.types import ExactJSON
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

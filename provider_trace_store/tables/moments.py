@@ -1,0 +1,134 @@
+"""How a moment is stored, bound and compared on each database.
+
+PostgreSQL stores a moment as `timestamptz` and compares moments. SQLite has no type for dates: SQLAlchemy stores the
+moment in UTC as text, such as `2026-03-28 20:00:00.123456`, and SQLite compares the texts. The order of the texts is
+the order of the moments only where all have this form. Other writers, SQLite's own `CURRENT_TIMESTAMP` among them,
+write other forms of the same moment.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Date, DateTime, String, TypeDecorator, bindparam, cast, func, literal_column, type_coerce
+
+if TYPE_CHECKING:
+    from sqlalchemy import BindParameter, ColumnElement
+    from sqlalchemy.engine import Dialect
+
+# The date of a row of an adopted table that has none: old, and with no meaning as a day.
+NO_DATE: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A column of moments: it refuses naive datetimes and returns UTC, also on SQLite, which stores no time zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  (SQLAlchemy's signature)
+        """Return the moment in UTC; ValueError for a naive datetime, whose moment is unknown."""
+        if value is None:
+            return None
+        if value.utcoffset() is None:
+            raise ValueError("a datetime without a time zone cannot be stored")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  (SQLAlchemy's signature)
+        """Return the moment in UTC, in whichever time zone the database session is."""
+        return None if value is None else moment_of(value)
+
+
+def moment_of(value: datetime | str) -> datetime:
+    """Return the moment of a stored date, in UTC.
+
+    Args:
+        value: the date as a driver returns it; text, and a datetime without a time zone, are in UTC.
+
+    Raises:
+        ValueError: the text is not a date.
+        OverflowError: the moment is outside the range of a datetime in UTC.
+    """
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def sqlite_text(value: datetime) -> str:
+    """Return the text that SQLAlchemy stores for a moment on SQLite.
+
+    Args:
+        value: the moment; without a time zone it is in UTC.
+
+    Raises:
+        OverflowError: the moment is outside the range of a datetime in UTC.
+    """
+    return moment_of(value).replace(tzinfo=None).isoformat(" ", "microseconds")
+
+
+def comparable(stored: datetime | str) -> datetime | str:
+    """Return the value that stands for a stored date when rows are compared with it.
+
+    It is the moment, in UTC. On SQLite it is the stored text where another writer wrote the date in another form: the
+    order of the rows follows that text.
+
+    Args:
+        stored: the date as a driver returns it.
+    """
+    moment = moment_of(stored)
+    return stored if isinstance(stored, str) and stored != sqlite_text(moment) else moment
+
+
+def parameter(name: str, dialect: str) -> BindParameter[Any]:
+    """Return a parameter that columns of moments are compared with; `bound` and `bound_first` return its values.
+
+    Args:
+        name: the parameter's name.
+        dialect: SQLAlchemy's name of the database.
+    """
+    return bindparam(name, type_=String() if dialect == "sqlite" else UtcDateTime())
+
+
+def bound(value: datetime | str, dialect: str) -> datetime | str:
+    """Return the value of a parameter that stands for one stored date.
+
+    Args:
+        value: as `comparable` returns it; text only for SQLite.
+        dialect: SQLAlchemy's name of the database.
+    """
+    return sqlite_text(value) if dialect == "sqlite" and isinstance(value, datetime) else value
+
+
+def bound_first(moment: datetime, dialect: str) -> datetime | str:
+    """Return the value of a parameter that separates earlier dates from the moment and later ones.
+
+    Args:
+        moment: the first moment of the later dates, in UTC.
+        dialect: SQLAlchemy's name of the database.
+    """
+    # The shortest form: as text, no other form of the same moment sorts before it.
+    return sqlite_text(moment).rstrip("0").rstrip(".") if dialect == "sqlite" else moment
+
+
+def no_date(dialect: str) -> ColumnElement[Any]:
+    """Return `NO_DATE` as an SQL literal.
+
+    Args:
+        dialect: SQLAlchemy's name of the database.
+    """
+    if dialect == "sqlite":
+        return literal_column("'1970-01-01 00:00:00.000000'", UtcDateTime)
+    return literal_column("TIMESTAMPTZ '1970-01-01 00:00:00+00'", UtcDateTime)
+
+
+def day_of(moment: ColumnElement[Any], dialect: str) -> ColumnElement[Any]:
+    """Return the day of a column of moments, in UTC.
+
+    Args:
+        moment: the column.
+        dialect: SQLAlchemy's name of the database.
+    """
+    if dialect == "sqlite":
+        return type_coerce(func.date(moment), Date)
+    return cast(func.timezone("UTC", moment), Date)

@@ -1,1 +1,1 @@
-"""Reads: which rows, in which order, as traces."""
+"""Reads: statements, filters and cursors; rows come back as traces."""

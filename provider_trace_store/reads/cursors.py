@@ -1,4 +1,4 @@
-"""Where a page ended, as a short text that only the query which made it accepts."""
+"""Cursors: the position at which a page ended, as a short text that only the same query accepts."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _CHECK_BYTES: Final = 8
 _MOMENT_BYTES: Final = 8
-# No index of PostgreSQL's holds a longer id.
+# An entry of a PostgreSQL index, and so an id, has this many bytes at most.
 _MAX_BYTES: Final = 2704
-# Of the first byte of the content.
+# Bits of the content's first byte: the id is this package's prefix and a UUID; the date is text.
 _IS_UUID: Final = 1
 _IS_TEXT: Final = 2
 
 
 class Position(NamedTuple):
-    """The last row of a page.
+    """The position of a page's last row.
 
     Args:
-        stored_at: its date, in UTC; or the text that SQLite compares, where that is of another writer's form.
-        trace_id: its id.
+        stored_at: the row's date, as `moments.comparable` returns it.
+        trace_id: the row's id.
     """
 
     stored_at: datetime | str
@@ -41,11 +41,11 @@ class Position(NamedTuple):
 def to_text(position: Position, query: Sequence[str | None]) -> str:
     """Return the cursor of a position: URL-safe text, of 44 characters for an id of this package.
 
-    It is no secret and protects nothing: whoever reads on is held to the organization by the query itself.
+    A cursor is not a secret, and a client may forge one: the statement of the next page limits it to the organization.
 
     Args:
-        position: where the page ended.
-        query: what the page was asked for; only the same reads on.
+        position: the position at which the page ended.
+        query: the arguments that the page was asked for; a page with other arguments refuses the cursor.
     """
     flags, trace_id = _packed(position.trace_id)
     if isinstance(position.stored_at, str):
@@ -62,37 +62,37 @@ def from_text(cursor: object, query: Sequence[str | None]) -> Position:
     """Return the position of a cursor.
 
     Args:
-        cursor: what `to_text` returned.
-        query: what the next page is asked for.
+        cursor: the text that `to_text` returned.
+        query: the arguments that the next page is asked for.
 
     Raises:
-        InvalidCursorError: it is damaged, or of another query.
+        InvalidCursorError: the cursor is damaged, or of another query.
     """
     try:
         return _position(cursor, query)
     except (ValueError, IndexError, OverflowError):
         pass
-    # Outside of the handler, so that nothing that holds what a client sent is chained.
+    # Raised outside of the `except` block: a chained error could hold text that the client sent.
     raise InvalidCursorError
 
 
 def _position(cursor: object, query: Sequence[str | None]) -> Position:
     if not isinstance(cursor, str):
-        raise ValueError  # noqa: TRY004  (to the caller all damage is the same)
+        raise ValueError  # noqa: TRY004  (the caller handles all damage in one way)
     whole = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-    # Base64's decoder passes over what is not of its alphabet.
+    # The decoder ignores characters that are not Base64.
     if urlsafe_b64encode(whole).rstrip(b"=").decode() != cursor:
         raise ValueError
     content = whole[_CHECK_BYTES:]
     if whole[:_CHECK_BYTES] != _check(content, query):
         raise ValueError
-    # The check is no proof: whoever reads this module can make one.
+    # A client can compute the check, so the content is checked, too.
     flags, start, rest = content[0], content[1 : 1 + _MOMENT_BYTES], content[1 + _MOMENT_BYTES :]
     stored_at: datetime | str
     if flags & _IS_TEXT:
         size = int.from_bytes(start, "big")
         stored_at, rest = rest[:size].decode(), rest[size:]
-        moment_of(stored_at)  # ValueError if it is not a date: a read of the row would fail, too
+        moment_of(stored_at)  # ValueError if it is not a date
     else:
         stored_at = _EPOCH + int.from_bytes(start, "big", signed=True) * _MICROSECOND
     position = Position(stored_at, f"{ID_PREFIX}{UUID(bytes=rest)}" if flags & _IS_UUID else rest.decode())
@@ -114,7 +114,7 @@ def _packed(trace_id: str) -> tuple[int, bytes]:
 def _check(content: bytes, query: Sequence[str | None]) -> bytes:
     digest = blake2b(content, digest_size=_CHECK_BYTES, person=b"trace cursor")
     for part in query:
-        # With its length, so that no two queries give the same bytes.
+        # The length comes first: without it, two queries could give the same bytes.
         encoded = b"" if part is None else part.encode("utf-8", "surrogatepass")
         digest.update(b"-" if part is None else b"%d:" % len(encoded))
         digest.update(encoded)

@@ -1,4 +1,4 @@
-"""What a read of many traces is narrowed down to: the arguments, checked once for all methods that take them."""
+"""The filters of the reads of many traces: checked once, for all methods that take them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _AFTER_LATEST: Final = LATEST + timedelta(microseconds=1)
 class TraceFilters(TypedDict, total=False):
     """The filters that `list_metadata`, `iter_metadata`, `count_by` and `count_by_day` take as keywords.
 
-    Together they narrow down; None, like leaving one out, does not. `since` is the earliest `created_at` and
-    `until` the first that is too late, both with a time zone; the others are exact texts, `agent_tag` one of the
-    agent's tags.
+    A trace is read if it meets all filters. A filter that is None, or left out, is met by every trace. `since` is the
+    earliest `created_at` of a trace; `created_at` must be before `until`. Both need a time zone. `agent_tag` must be
+    one of the agent's tags. The other filters are the exact text of the field of their name.
     """
 
     since: datetime | None
@@ -36,13 +36,13 @@ class TraceFilters(TypedDict, total=False):
 
 
 class Selection(NamedTuple):
-    """The traces that a read is about.
+    """The traces to read: filters that are checked, with their defaults.
 
     Args:
-        since: the earliest date, in UTC; the first that a trace may have where none is asked for.
-        until: the first date that is too late; likewise.
-        texts: columns and what they must hold, sorted.
-        agent_tag: what must be among the agent's tags.
+        since: the earliest date, in UTC; by default the earliest that a trace may have.
+        until: the date that all traces are before, in UTC; by default after the latest that a trace may have.
+        texts: pairs of a field and its exact text, sorted by field.
+        agent_tag: a tag that the agent must have, None for any tags.
     """
 
     since: datetime
@@ -52,16 +52,16 @@ class Selection(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Whether no trace can be meant: no time, or text that no column can hold."""
+        """Whether no trace can match: the time is empty, or no column can hold one of the texts."""
         return self.since >= self.until or any(text_problem(value) for _, value in self.texts)
 
     @property
     def has_undated(self) -> bool:
-        """Whether rows without a date are meant, too."""
+        """Whether rows without a date match, too: their date counts as `NO_DATE`."""
         return self.since <= NO_DATE < self.until
 
     def parts(self) -> Iterator[str | None]:
-        """Yield what tells this selection from others."""
+        """Yield texts in which two different selections differ."""
         yield self.since.isoformat()
         yield self.until.isoformat()
         yield self.agent_tag
@@ -69,7 +69,7 @@ class Selection(NamedTuple):
             yield from text
 
 
-def selection_of(  # noqa: PLR0913  (as many as there are filters)
+def selection_of(  # noqa: PLR0913  (one argument for each filter)
     *,
     since: datetime | None = None,
     until: datetime | None = None,
@@ -82,10 +82,10 @@ def selection_of(  # noqa: PLR0913  (as many as there are filters)
     org_id: str | None = None,
     agent_tag: str | None = None,
 ) -> Selection:
-    """Return the selection of a call's filters; the arguments are those of `TraceFilters`.
+    """Return the selection for the filters of a call; the arguments are those of `TraceFilters`.
 
     Raises:
-        InvalidFilterError: one of them is no text, or a date without a time zone.
+        InvalidFilterError: a filter is not text, or a date is not a datetime with a time zone.
     """
     texts = {
         "agent_id": agent_id,
@@ -116,5 +116,5 @@ def _moment(name: str, value: object, default: datetime) -> datetime:
         moment = value.astimezone(UTC)
     except OverflowError:
         moment = EARLIEST if value.year < NO_DATE.year else _AFTER_LATEST
-    # No trace is beyond, and drivers take the ends of what a datetime can hold for infinity.
+    # No trace has a date outside of these two, and drivers send the least and the largest datetime as infinity.
     return min(max(moment, EARLIEST), _AFTER_LATEST)

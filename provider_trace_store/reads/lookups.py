@@ -1,4 +1,4 @@
-"""Reads of a trace, and of a step's: rows of a session as traces, for one organization."""
+"""Reads of one trace, of some traces by id, and of the traces of a step, for one organization."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from provider_trace_store.codec import decode
 from provider_trace_store.reads import statements
 from provider_trace_store.schemas import STORED_AS_KEY, ProviderTrace, ProviderTraceMetadata, text_problem
-from provider_trace_store.tables.ids import look_up
+from provider_trace_store.tables.ids import lookup_for
 from provider_trace_store.tables.kinds import FULL
 from provider_trace_store.tables.moments import NO_DATE, moment_of
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 _Trace = TypeVar("_Trace", ProviderTrace, ProviderTraceMetadata)
 
-# Pydantic's own validates.
+# Sets an attribute without Pydantic's validation.
 _set: Final = object.__setattr__
 
 
 class Reader:
-    """Reads the rows of one organization on a session of the host's.
+    """Reads the rows of one organization in a session of the host.
 
     Args:
-        session: the host's.
-        organization_id: whose rows.
+        session: the host's session.
+        organization_id: the organization that owns the rows.
     """
 
     def __init__(self, session: Session, organization_id: str) -> None:
@@ -38,7 +38,7 @@ class Reader:
 
     @property
     def connection(self) -> Connection:
-        """The session's connection to the tables."""
+        """The session's connection to the database that has the tables."""
         return self._session.connection(bind_arguments={"mapper": FULL.record})
 
     @cached_property
@@ -46,44 +46,49 @@ class Reader:
         """SQLAlchemy's name of the database."""
         return self.connection.dialect.name
 
-    def execute(self, statement: Select[Any], **parameters: Any) -> Result[Any]:  # noqa: ANN401  (of each column's type)
-        """Execute a read, within the organization."""
+    def execute(self, statement: Select[Any], **parameters: Any) -> Result[Any]:  # noqa: ANN401  (of the types of the statement's columns)
+        """Execute a statement, whose parameter `:organization_id` is set to the organization.
+
+        Args:
+            statement: the statement.
+            parameters: the values of its other parameters.
+        """
         return self.connection.execute(statement, parameters | {"organization_id": self.organization_id})
 
     def get(self, trace_id: str) -> ProviderTrace | None:
-        """Return the whole trace of an id, or None."""
+        """Return the full trace of an id; None if there is none."""
         if text_problem(trace_id):
             return None
-        return next(iter(self._whole(statements.by_id(), trace_id=trace_id)), None)
+        return next(iter(self._full(statements.by_id(), trace_id=trace_id)), None)
 
     def get_by_step_id(self, step_id: str) -> ProviderTrace | None:
-        """Return the newest whole trace of a step, or None."""
+        """Return the newest full trace of a step; None if there is none."""
         if text_problem(step_id):
             return None
-        return next(iter(self._whole(statements.newest_by_step_id(), step_id=step_id)), None)
+        return next(iter(self._full(statements.newest_by_step_id(), step_id=step_id)), None)
 
     def list_by_step_id(self, step_id: str) -> list[ProviderTrace]:
-        """Return the whole traces of a step, oldest first."""
+        """Return the full traces of a step, oldest first."""
         if text_problem(step_id):
             return []
-        return self._whole(statements.by_step_id(), step_id=step_id)
+        return self._full(statements.by_step_id(), step_id=step_id)
 
     def get_many(self, trace_ids: Sequence[str]) -> list[ProviderTrace]:
-        """Return the whole traces of some ids, in their order, without those that are gone."""
+        """Return the full traces of some ids, in the order of the ids; ids without a trace are left out."""
         if not trace_ids:
             return []
-        lookup, parameters = look_up(trace_ids, self.dialect)
-        found = {trace.id: trace for trace in self._whole(statements.by_ids(lookup), **parameters)}
+        lookup, parameters = lookup_for(trace_ids, self.dialect)
+        found = {trace.id: trace for trace in self._full(statements.by_ids(lookup), **parameters)}
         return [found[trace_id] for trace_id in trace_ids if trace_id in found]
 
     def get_metadata(self, trace_id: str) -> ProviderTraceMetadata | None:
-        """Return the metadata of an id, of whichever table, or None."""
+        """Return the metadata of an id, from the table that has it; None if there is none."""
         if text_problem(trace_id):
             return None
         row = self.execute(statements.metadata_by_id(), trace_id=trace_id).first()
         return None if row is None else metadata_of([row])[0]
 
-    def _whole(self, statement: Select[Any], **parameters: str) -> list[ProviderTrace]:
+    def _full(self, statement: Select[Any], **parameters: str) -> list[ProviderTrace]:
         traces = []
         for row in self.execute(statement, **parameters):
             values = row._asdict()
@@ -94,17 +99,17 @@ class Reader:
 
 
 def metadata_of(rows: Iterable[Sequence[Any]]) -> list[ProviderTraceMetadata]:
-    """Return the metadata that rows hold.
+    """Return the metadata of rows.
 
     Args:
-        rows: of `METADATA.fields` and `stored_as`, as the driver has them.
+        rows: rows with the values of `METADATA.fields` and of `stored_as`, as the driver returns them.
     """
-    # Agents have few tags, and lists of them are decoded once.
+    # Few lists of tags are different: each is decoded once.
     lists: dict[str, list[str]] = {}
-    # Pydantic only ever adds to it; one for each trace would cost time and memory.
+    # One set for all traces saves time and memory: Pydantic adds names to it, but all of them are in it already.
     fields = set(ProviderTraceMetadata.model_fields)
     return [
-        # Name by name, which is faster than a zip.
+        # Each field is named: this is faster than `zip`.
         _built(
             ProviderTraceMetadata,
             {
@@ -144,7 +149,7 @@ def metadata_of(rows: Iterable[Sequence[Any]]) -> list[ProviderTraceMetadata]:
     ]
 
 
-def _tags(text: str, lists: dict[str, list[str]]) -> Any:  # noqa: ANN401  (another writer's may be anything)
+def _tags(text: str, lists: dict[str, list[str]]) -> Any:  # noqa: ANN401  (another writer may have stored any document)
     if text in lists:
         return lists[text].copy()
     tags = decode(text)
@@ -154,15 +159,16 @@ def _tags(text: str, lists: dict[str, list[str]]) -> Any:  # noqa: ANN401  (anot
 
 
 def _built(schema: type[_Trace], values: dict[str, Any], fields: set[str]) -> _Trace:
-    """Return a trace of what a row holds.
+    """Return a trace with the values of a row, without validating it.
 
-    It is not validated again: rows of an adopted table may be older than today's rules and must stay readable. What
-    `model_construct` does besides, for defaults and aliases, costs time for each row.
+    Rows of an adopted table may be older than the rules of the schema, and must stay readable. `model_construct` would
+    take longer for each row, because it handles defaults and aliases, too.
 
     Args:
-        schema: the class.
-        values: of all of its fields, in their order, and for metadata, under `STORED_AS_KEY`, what `stored_as` returns.
-        fields: the names of its fields.
+        schema: the class of the trace.
+        values: the values of all fields, in the order of the schema; for metadata also the name of the kind, under
+            `STORED_AS_KEY`.
+        fields: the names of all fields.
     """
     trace = schema.__new__(schema)
     _set(trace, "__dict__", values)

@@ -1,17 +1,20 @@
-"""The statements that go through many traces: pages by position, and counts.
+"""The statements that read many traces: pages after a position, and counts.
 
-Which way a page takes is not left to statistics: a table that grows fast has none in time, a prepared statement's
-generic plan does not look at them, and none knows that a tenant left last year. A page walks an index in its order,
-from one bound on: that of `(organization_id, created_at, id)`, or of `(agent_id, created_at)` where an agent is asked
-for. Three things keep the planner on it:
+PostgreSQL's statistics must not decide which index a page scans: a table that grows fast has no current statistics, the
+generic plan of a prepared statement ignores them, and they do not tell that a tenant has written nothing for a year. A
+page scans an index in the index's order, from one bound on, and stops after its limit. The index is the one of
+`(organization_id, created_at, id)`, or the one of `(agent_id, created_at)` if the page is of one agent. Three rules
+make the planner choose it:
 
-- The bound is a comparison of rows that begins with the index's first column, and the order begins with it, too.
-  After an equality the planner knows that the order of dates is enough, and may walk any index by date, through the
-  rows of all tenants; and from an equality and two dates it may conclude that hardly a row is left, and sort.
-- The other end of the range is no condition but a sentinel: of what lies beyond it, any row will do, so that the
-  page's limit ends the walk there. As a condition, PostgreSQL would go on to the tenant's last row.
-- A page of a step or a run takes that key's index and sorts the rows that it finds: all else is written as
-  expressions, which no index has.
+- The bound is a comparison of rows, and both the comparison and ORDER BY start with the index's first column. With
+  `organization_id = …` instead, the planner knows that ordering by date is enough. It may then scan any index by date,
+  through the rows of all tenants. From an equality and two dates it may also conclude that hardly any row matches, and
+  sort the rows.
+- The other end of the range is a sentinel, not a condition: the statement accepts every row beyond that end, so that
+  the LIMIT stops the scan there. The outer statement removes these rows. With a condition, PostgreSQL would read on up
+  to the tenant's last row.
+- A page of a step or of a run scans the index of that column and sorts the rows that it finds. All other conditions
+  are written as expressions that no index has.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from provider_trace_store.reads.statements import as_it_comes, stored_as
+from provider_trace_store.reads.statements import stored_as, unconverted
 from provider_trace_store.tables import moments
 from provider_trace_store.tables.kinds import FULL, KINDS, METADATA
 
@@ -53,25 +56,26 @@ Order = Literal["newest", "oldest"]
 
 DAY: Final = "day"
 
-# Under short names: of statements beyond 4,096 characters psycopg does not keep the parsed form.
+# Short aliases keep the statements short: psycopg caches the parsed form of up to 4,096 characters only.
 _TABLES: Final = {kind: kind.table.alias(kind.name[0]) for kind in KINDS}
 _ORGANIZATION: Final = bindparam("organization_id", type_=String)
 _AFTER_ID: Final = bindparam("after_id", type_=String)
-# In the text of the statement: of a parameter the planner would assume a tenth of the table.
+# A number in the statement's text: for a parameter the planner assumes a tenth of the table.
 _ROWS: Final = bindparam("rows", type_=Integer, literal_execute=True)
-# Few rows share a value of these.
+# Columns of which few rows share a value; each has an index.
 _KEYS: Final = frozenset({"run_id", "step_id"})
 
 
 class Shape(NamedTuple):
-    """What decides a statement's text, apart from its parameters.
+    """The conditions of a statement, without the values that they compare with.
 
     Args:
         dialect: SQLAlchemy's name of the database.
-        texts: the columns that must hold `:<column>`, sorted.
-        needles: one of how many texts, `:needle_0` and so on, must occur in `agent_tags`.
-        has_undated: whether rows without a date are meant, too, which only `provider_traces` of an adopted database
-            may have.
+        texts: the columns that must equal their parameter, which has the column's name; sorted.
+        needles: the number of parameters `:needle_0`, `:needle_1` … of which one must occur in the text of
+            `agent_tags`; 0 for no such condition.
+        has_undated: whether rows without a date match, too; only `provider_traces` of an adopted database may have
+            such rows.
     """
 
     dialect: str
@@ -81,64 +85,70 @@ class Shape(NamedTuple):
 
     @property
     def is_sqlite(self) -> bool:
-        """Whether a moment is text, and functions have SQLite's names."""
+        """Whether the database is SQLite."""
         return self.dialect == "sqlite"
 
     @property
-    def walked(self) -> str:
-        """The first column of the index that a page walks, where it walks one."""
+    def index_column(self) -> str:
+        """The first column of the index that a page scans, unless `has_key`."""
         return "agent_id" if "agent_id" in self.texts else "organization_id"
 
     @property
     def has_key(self) -> bool:
-        """Whether an index of a column finds fewer rows than the tenant's."""
+        """Whether the statement is of one step or run, whose index finds fewer rows than the tenant's."""
         return not _KEYS.isdisjoint(self.texts)
 
 
 class PageShape(NamedTuple):
-    """What decides the text of a page's statement.
+    """The arguments of `page`: they decide the text of the statement.
 
     Args:
-        where: which traces.
-        columns: the attributes to select, `id` and `created_at` among them.
-        order: which come first.
-        is_next: whether the page goes on after the row `:after_id` of `:after_at`.
-        is_next_undated: whether that row is at the place of those without a date.
-        is_full_only: whether only `provider_traces` is read.
+        where: the conditions.
+        columns: the fields to select; `id` and `created_at` are among them.
+        order: whether the newest or the oldest traces come first.
+        kinds: the tables to read.
+        has_cursor: whether the page starts after the row with the date `:after_at` and the id `:after_id`.
+        has_undated_cursor: whether that row is sorted among the rows without a date.
     """
 
     where: Shape
     columns: tuple[str, ...]
     order: Order
-    is_next: bool
-    is_next_undated: bool = False
-    is_full_only: bool = False
+    kinds: tuple[Kind, ...]
+    has_cursor: bool = False
+    has_undated_cursor: bool = False
 
 
 @lru_cache(maxsize=256)
 def page(shape: PageShape) -> Select[Any]:
-    """Select the next `:rows` traces, and how each is `stored_as`; a trace in both tables comes twice, in a row.
+    """Return the statement that selects the next `:rows` rows, each with the name of its kind as `stored_as`.
 
-    Each table gives as many as all may be, so that none is read further than a page. Dates and tags come as the
-    driver has them: SQLAlchemy's conversion of a row takes longer than its reading.
+    A trace that is in both tables comes as two rows, one after the other. Each table is read for `:rows` rows at
+    most. Dates and documents come as the driver returns them: SQLAlchemy would take longer to convert a row than the
+    database takes to read it.
     """
-    part = _key_page if shape.where.has_key else _walk_page
-    branches = [part(shape, kind) for kind in ([FULL] if shape.is_full_only else KINDS)]
+    part = _sorted_page if shape.where.has_key else _scanned_page
+    branches = [part(shape, kind) for kind in shape.kinds]
     if shape.where.has_undated:
         branches.append(_undated_page(shape))
-    # As subqueries, because SQLite takes no limit inside a UNION.
+    # Each branch is a subquery: SQLite allows no LIMIT inside of a UNION.
     whole = union_all(*branches).subquery("page")
-    columns = (as_it_comes(whole.c[name]) for name in (*shape.columns, "stored_as"))
-    # In the branches' own order, so that they are merged as they are walked.
-    order = _directed(shape, whole.c.walked, whole.c.created_at, whole.c.id)
+    columns = (unconverted(whole.c[name]) for name in (*shape.columns, "stored_as"))
+    # The order of the branches: PostgreSQL merges their scans and sorts nothing.
+    order = _ordered(shape, whole.c.walked, whole.c.created_at, whole.c.id)
     return select(*columns).order_by(*order).limit(_ROWS)
 
 
 @lru_cache(maxsize=64)
 def counts(where: Shape, field: str) -> Select[Any]:
-    """Select each `value` of a field, or `day`, and how many `traces` have it; a trace in both tables counts once.
+    """Return the statement that selects each `value` of a field and the number of `traces` that have it.
 
-    Where there are needles, each with each text of `tags`.
+    A trace that is in both tables counts once. If `where` has needles, the rows are grouped by the text of the agent's
+    tags, too, which is selected as `tags`: the caller looks for the tag in it.
+
+    Args:
+        where: the conditions.
+        field: the field; DAY for the day of `created_at`, in UTC.
     """
     metadata, full = (_values(where, kind, field).where(*_is_between(where, kind)) for kind in (METADATA, FULL))
     branches = [metadata.where(_has_no_twin(where)), full]
@@ -148,58 +158,61 @@ def counts(where: Shape, field: str) -> Select[Any]:
     return select(*whole.c, func.count().label("traces")).group_by(*whole.c)
 
 
-def _walk_page(shape: PageShape, kind: Kind) -> Select[Any]:
+def _scanned_page(shape: PageShape, kind: Kind) -> Select[Any]:
+    """Return the page of one table that the database reads in the order of an index."""
     where = shape.where
-    first, created_at, trace_id = _column(kind, where.walked), _column(kind, "created_at"), _column(kind, "id")
-    its_value = bindparam(where.walked, type_=String)
+    first, created_at, trace_id = _column(kind, where.index_column), _column(kind, "created_at"), _column(kind, "id")
+    value = bindparam(where.index_column, type_=String)
     since, until = moments.parameter("since", where.dialect), moments.parameter("until", where.dialect)
     is_newest = shape.order == "newest"
-    if shape.is_next:
+    if shape.has_cursor:
         place = tuple_(first, created_at, trace_id)
-        begin = _beyond(shape)(place, tuple_(its_value, moments.parameter("after_at", where.dialect), _AFTER_ID))
+        begin = _after(shape)(place, tuple_(value, moments.parameter("after_at", where.dialect), _AFTER_ID))
     elif is_newest:
-        begin = tuple_(first, created_at) < tuple_(its_value, until)
+        begin = tuple_(first, created_at) < tuple_(value, until)
     else:
-        begin = tuple_(first, created_at) >= tuple_(its_value, since)
-    # As an expression, or the planner gathers what is over by an index of dates.
-    is_over = _unindexed(created_at) < since if is_newest else _unindexed(created_at) >= until
-    is_of_first = first >= its_value if is_newest else first <= its_value
-    is_meant = and_(_is_of_tenant_unindexed(kind), *_is_chosen(where, kind))
-    statement = _page_of(shape, kind, created_at).where(begin, is_of_first, or_(is_meant, is_over))
-    walk = statement.order_by(*_directed(shape, first, created_at, trace_id)).subquery("p")
-    is_beyond_range = walk.c.created_at < since if is_newest else walk.c.created_at >= until
-    # So said, it is taken to leave most rows, of which the page needs no more than a part: the tables are then merged
-    # row by row. Otherwise all of it is read, from each.
-    return select(walk).where(is_beyond_range.is_not(true()))
+        begin = tuple_(first, created_at) >= tuple_(value, since)
+    # An expression: for a plain comparison the planner would collect the sentinels from an index by date.
+    is_sentinel = _unindexed(created_at) < since if is_newest else _unindexed(created_at) >= until
+    is_in_index_range = first >= value if is_newest else first <= value
+    matches = and_(_is_of_tenant_unindexed(kind), *_meets_filters(where, kind))
+    statement = _page_of(shape, kind, created_at).where(begin, is_in_index_range, or_(matches, is_sentinel))
+    scan = statement.order_by(*_ordered(shape, first, created_at, trace_id)).subquery("p")
+    is_beyond_range = scan.c.created_at < since if is_newest else scan.c.created_at >= until
+    # PostgreSQL estimates that `IS NOT TRUE` keeps most rows, so with the LIMIT it merges the two index scans; with a
+    # plain comparison it reads both in full.
+    return select(scan).where(is_beyond_range.is_not(true()))
 
 
-def _key_page(shape: PageShape, kind: Kind) -> Select[Any]:
+def _sorted_page(shape: PageShape, kind: Kind) -> Select[Any]:
+    """Return the page of one table that the database sorts, from the rows of a step or a run."""
     where = shape.where
     created_at, trace_id = _unindexed(_column(kind, "created_at")), _column(kind, "id")
     statement = _page_of(shape, kind, _column(kind, "created_at")).where(
-        _is_of_tenant(where, kind), *_is_between(where, kind), *_is_chosen(where, kind)
+        _is_of_tenant(where, kind), *_is_between(where, kind), *_meets_filters(where, kind)
     )
-    if shape.is_next:
+    if shape.has_cursor:
         after = tuple_(moments.parameter("after_at", where.dialect), _AFTER_ID)
-        statement = statement.where(_beyond(shape)(tuple_(created_at, trace_id), after))
-    return select(statement.order_by(*_directed(shape, created_at, trace_id)).subquery("p"))
+        statement = statement.where(_after(shape)(tuple_(created_at, trace_id), after))
+    return select(statement.order_by(*_ordered(shape, created_at, trace_id)).subquery("p"))
 
 
 def _undated_page(shape: PageShape) -> Select[Any]:
+    """Return the page of the rows without a date."""
     where = shape.where
     kind = FULL
     no_date, trace_id = moments.no_date(where.dialect), _column(kind, "id")
     statement = _page_of(shape, kind, no_date).where(
-        _is_of_tenant(where, kind), _has_no_date(), *_is_chosen(where, kind)
+        _is_of_tenant(where, kind), _has_no_date(), *_meets_filters(where, kind)
     )
-    if shape.is_next_undated:
-        statement = statement.where(_beyond(shape)(trace_id, _AFTER_ID))
-    return select(statement.order_by(*_directed(shape, _column(kind, "created_at"), trace_id)).subquery("p"))
+    if shape.has_undated_cursor:
+        statement = statement.where(_after(shape)(trace_id, _AFTER_ID))
+    return select(statement.order_by(*_ordered(shape, _column(kind, "created_at"), trace_id)).subquery("p"))
 
 
 def _page_of(shape: PageShape, kind: Kind, created_at: ColumnElement[Any]) -> Select[Any]:
     columns = [(created_at if name == "created_at" else _column(kind, name)).label(name) for name in shape.columns]
-    walked = _column(kind, shape.where.walked).label("walked")
+    walked = _column(kind, shape.where.index_column).label("walked")
     return select(*columns, stored_as(kind), walked).limit(_ROWS)
 
 
@@ -208,7 +221,7 @@ def _values(where: Shape, kind: Kind, field: str, *, is_dated: bool = True) -> S
     columns = [value.label("value")]
     if where.needles:
         columns.append(cast(_column(kind, "agent_tags"), Text).label("tags"))
-    return select(*columns).where(_is_of_tenant(where, kind), *_is_chosen(where, kind))
+    return select(*columns).where(_is_of_tenant(where, kind), *_meets_filters(where, kind))
 
 
 def _day(where: Shape, kind: Kind, *, is_dated: bool) -> ColumnElement[Any]:
@@ -216,8 +229,8 @@ def _day(where: Shape, kind: Kind, *, is_dated: bool) -> ColumnElement[Any]:
     return moments.day_of(moment, where.dialect)
 
 
-def _is_chosen(where: Shape, kind: Kind) -> Iterator[ColumnElement[bool]]:
-    """Yield what does not depend on tenant and date."""
+def _meets_filters(where: Shape, kind: Kind) -> Iterator[ColumnElement[bool]]:
+    """Yield the conditions other than tenant and date."""
     yield _column(kind, "is_deleted") == false()
     for name in where.texts:
         yield _column(kind, name) == bindparam(name, type_=String)
@@ -225,7 +238,7 @@ def _is_chosen(where: Shape, kind: Kind) -> Iterator[ColumnElement[bool]]:
         tags = cast(_column(kind, "agent_tags"), Text)
         find = func.instr if where.is_sqlite else func.strpos
         needles = (bindparam(f"needle_{number}", type_=Text) for number in range(where.needles))
-        # As text: with a JSON function, one `\\u0000` in the tags of any row would fail the whole query.
+        # A search in the text: a JSON function fails the whole query if the tags of any row hold a `\\u0000`.
         yield or_(*(find(tags, needle) > 0 for needle in needles))
 
 
@@ -234,7 +247,7 @@ def _is_of_tenant(where: Shape, kind: Kind) -> ColumnElement[bool]:
 
 
 def _is_of_tenant_unindexed(kind: Kind) -> ColumnElement[bool]:
-    # Of such a condition the planner assumes that half of the rows meet it, not one in two hundred.
+    # The planner assumes that half of the rows meet such an expression; for a plain equality, one row in 200.
     return func.coalesce(_column(kind, "organization_id") == _ORGANIZATION, false())
 
 
@@ -247,7 +260,7 @@ def _is_between(where: Shape, kind: Kind) -> Iterator[ColumnElement[bool]]:
 
 
 def _unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return a column as an expression, which no index has, so that the choice is left to the others."""
+    """Return a column as an expression that no index has, so that the planner uses another column's index."""
     return func.coalesce(column, column)
 
 
@@ -256,18 +269,20 @@ def _has_no_date() -> ColumnElement[bool]:
 
 
 def _has_no_twin(where: Shape) -> ColumnElement[bool]:
+    """Return the condition that the trace of a row of metadata is not in the full table, too."""
     full = partial(_column, FULL)
     metadata = partial(_column, METADATA)
-    is_of_date = _unindexed(full("created_at")) == metadata("created_at")
+    has_same_date = _unindexed(full("created_at")) == metadata("created_at")
     if where.has_undated:
-        is_of_date |= and_(_has_no_date(), metadata("created_at") == moments.no_date(where.dialect))
+        has_same_date |= and_(_has_no_date(), metadata("created_at") == moments.no_date(where.dialect))
     twin = select(literal(1)).where(
         full("id") == metadata("id"),
         _is_of_tenant_unindexed(FULL),
         full("is_deleted") == false(),
-        is_of_date,
+        has_same_date,
     )
-    # With an offset, it stays a look at the primary key for each row; a join may read all of the other table.
+    # OFFSET keeps PostgreSQL from making a join of it, which may read the whole other table: each row is looked up by
+    # the primary key.
     return ~twin.offset(literal_column("0")).correlate(_TABLES[METADATA]).exists()
 
 
@@ -275,10 +290,10 @@ def _column(kind: Kind, name: str) -> ColumnElement[Any]:
     return _TABLES[kind].c[kind.table_column(name)]
 
 
-def _directed(shape: PageShape, *columns: ColumnElement[Any]) -> Iterator[ColumnElement[Any]]:
+def _ordered(shape: PageShape, *columns: ColumnElement[Any]) -> Iterator[ColumnElement[Any]]:
     for column in columns:
         yield column.desc() if shape.order == "newest" else column.asc()
 
 
-def _beyond(shape: PageShape) -> Callable[[Any, Any], Any]:
+def _after(shape: PageShape) -> Callable[[Any, Any], Any]:
     return lt if shape.order == "newest" else gt

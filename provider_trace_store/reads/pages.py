@@ -1,4 +1,4 @@
-"""Reads of many traces: pages of them, all of them, and counts, for one organization."""
+"""Reads of many traces of one organization: pages, iteration over all pages, and counts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from provider_trace_store.reads.lookups import metadata_of
 from provider_trace_store.reads.page_statements import DAY, Order, PageShape, Shape
 from provider_trace_store.schemas import MetadataPage, TracePage
 from provider_trace_store.tables import moments
-from provider_trace_store.tables.kinds import FULL, METADATA
+from provider_trace_store.tables.kinds import FULL, KIND_NAMED, KINDS, METADATA
 from provider_trace_store.tables.moments import NO_DATE
 
 if TYPE_CHECKING:
@@ -25,43 +25,45 @@ if TYPE_CHECKING:
     from provider_trace_store.reads.filters import Selection
     from provider_trace_store.reads.lookups import Reader
     from provider_trace_store.schemas import ProviderTraceMetadata
+    from provider_trace_store.tables.kinds import Kind
 
-    # A row as SQLAlchemy gives it, which is a tuple to all that is done with it.
+    # A row of SQLAlchemy's, of which only a tuple's methods are used.
     _Row = Sequence[Any]
 
 MAX_LIMIT: Final = 1000
-# How many rows a statement asks for, besides one to see whether there are more: the number stands in its text, and
-# hosts and servers keep only so many texts.
-_ROWS: Final = (10, 20, 50, 100, 200, 500, MAX_LIMIT)
+# The limits that statements are made for; one row is added to see whether more follow. The limit is part of the
+# statement's text: with few limits there are few texts, which fit the caches of SQLAlchemy, drivers and servers.
+_LIMITS: Final = (10, 20, 50, 100, 200, 500, MAX_LIMIT)
+# The fields that `count_by` takes.
 _COUNTED: Final = ("agent_id", "call_type", "org_id", "source", "user_id")
 
 
-class Walk(NamedTuple):
-    """What is gone through, a page at a time.
+class Scan(NamedTuple):
+    """A read of many rows, page by page.
 
     Args:
-        selection: which traces.
-        order: which come first.
-        columns: what is read of each, `id` and `created_at` among them; `stored_as` follows.
-        is_full_only: whether only whole traces are meant.
+        selection: the traces to read.
+        order: whether the newest or the oldest traces come first.
+        columns: the fields to read, `id` and `created_at` among them; each row has `stored_as` after them.
+        kinds: the tables to read.
     """
 
     selection: Selection
     order: Order
     columns: tuple[str, ...]
-    is_full_only: bool = False
+    kinds: tuple[Kind, ...]
 
     @property
-    def places(self) -> tuple[int, int]:
-        """Where in a row its date and its id are."""
+    def key_indexes(self) -> tuple[int, int]:
+        """The indexes of a row's date and of its id."""
         return self.columns.index("created_at"), self.columns.index("id")
 
 
 class Pages:
-    """Goes through the traces of one organization.
+    """Pages and counts of the traces of one organization.
 
     Args:
-        reader: executes the statements.
+        reader: executes the statements, within its organization.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -70,36 +72,64 @@ class Pages:
     def list_metadata(self, selection: Selection, order: Order, limit: int, cursor: str | None) -> MetadataPage:
         """Return a page of metadata.
 
+        Args:
+            selection: the traces.
+            order: whether the newest or the oldest come first.
+            limit: the most traces to return, 1 to 1,000.
+            cursor: `next_cursor` of the page before, None for the first page.
+
         Raises:
-            InvalidFilterError: there is no such order.
+            InvalidFilterError: `order` is not one of the two.
             InvalidLimitError: `limit` is out of its range.
-            InvalidCursorError: `cursor` is none of this query.
+            InvalidCursorError: `cursor` is damaged or of another query.
         """
-        rows, next_cursor = self._page("metadata", _metadata_walk(selection, order), limit, cursor)
+        rows, next_cursor = self._page("metadata", _metadata_scan(selection, order), limit, cursor)
         return MetadataPage(tuple(metadata_of(rows)), next_cursor)
 
     def list_by_run_id(self, run_id: str, limit: int, cursor: str | None) -> TracePage:
-        """Return a page of the whole traces of a run, oldest first; errors as `list_metadata`."""
+        """Return a page of the full traces of a run, oldest first.
+
+        Args:
+            run_id: the run.
+            limit: the most traces to return, 1 to 1,000.
+            cursor: `next_cursor` of the page before, None for the first page.
+
+        Raises:
+            InvalidFilterError: `run_id` is not text.
+            InvalidLimitError: `limit` is out of its range.
+            InvalidCursorError: `cursor` is damaged or of another query.
+        """
         if not isinstance(run_id, str):
             raise InvalidFilterError("run_id", "must be text")
-        walk = Walk(selection_of(run_id=run_id), "oldest", ("id", "created_at"), is_full_only=True)
-        rows, next_cursor = self._page("traces", walk, limit, cursor)
-        # The bodies come by id, so that those of the page are read and those that it was picked from are not.
+        scan = Scan(selection_of(run_id=run_id), "oldest", ("id", "created_at"), (FULL,))
+        rows, next_cursor = self._page("traces", scan, limit, cursor)
+        # The bodies are read by id, so that only the bodies of the page's rows are read, and not those of all rows that
+        # the page is sorted from.
         return TracePage(tuple(self._reader.get_many([row[0] for row in rows])), next_cursor)
 
     def iter_metadata(self, selection: Selection, order: Order) -> Iterator[list[ProviderTraceMetadata]]:
-        """Return an iterator over all metadata of a selection, in lists; nothing stays open between two.
+        """Return an iterator over all metadata of a selection, in lists of up to 1,000.
+
+        Each list is read by a statement of its own: no cursor stays open in the database between two lists.
+
+        Args:
+            selection: the traces.
+            order: whether the newest or the oldest come first.
 
         Raises:
-            InvalidFilterError: there is no such order.
+            InvalidFilterError: `order` is not one of the two.
         """
-        return self._lists(_metadata_walk(selection, order))
+        return self._pages(_metadata_scan(selection, order))
 
     def count_by(self, selection: Selection, field: str) -> dict[str | None, int]:
-        """Return how many traces of a selection have each value of a field.
+        """Return the number of traces of a selection for each value of a field, largest number first.
+
+        Args:
+            selection: the traces.
+            field: `agent_id`, `call_type`, `org_id`, `source` or `user_id`.
 
         Raises:
-            InvalidFilterError: the field is not one that is counted by.
+            InvalidFilterError: `field` is not one of these.
         """
         if field not in _COUNTED:
             raise InvalidFilterError("field", f"must be one of {', '.join(_COUNTED)}")
@@ -107,53 +137,60 @@ class Pages:
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0] is None, item[0] or "")))
 
     def count_by_day(self, selection: Selection) -> dict[date, int]:
-        """Return how many traces of a selection there are of each day in UTC that has any."""
+        """Return the number of traces of a selection for each day in UTC that has any, oldest day first."""
         counts: Counter[date] = self._counts(selection, DAY)
         return dict(sorted(counts.items()))
 
-    def _page(self, kind: str, walk: Walk, limit: int, cursor: str | None) -> tuple[list[_Row], str | None]:
+    def _page(self, kind: str, scan: Scan, limit: int, cursor: str | None) -> tuple[list[_Row], str | None]:
         if type(limit) is not int or not 1 <= limit <= MAX_LIMIT:
             raise InvalidLimitError("limit", 1, MAX_LIMIT)
-        query = (kind, self._reader.organization_id, walk.order, *walk.selection.parts())
+        query = (kind, self._reader.organization_id, scan.order, *scan.selection.parts())
         after = None if cursor is None else cursors.from_text(cursor, query)
-        rows, has_more = self._take(walk, limit, after)
-        return rows, cursors.to_text(_position(walk, rows[-1]), query) if has_more else None
+        rows, has_more = self._read(scan, limit, after)
+        return rows, cursors.to_text(_position(scan, rows[-1]), query) if has_more else None
 
-    def _lists(self, walk: Walk) -> Iterator[list[ProviderTraceMetadata]]:
+    def _pages(self, scan: Scan) -> Iterator[list[ProviderTraceMetadata]]:
         after = None
         has_more = True
         while has_more:
-            rows, has_more = self._take(walk, MAX_LIMIT, after)
+            rows, has_more = self._read(scan, MAX_LIMIT, after)
             if rows:
-                after = _position(walk, rows[-1])
+                after = _position(scan, rows[-1])
                 yield metadata_of(rows)
 
-    def _take(self, walk: Walk, limit: int, after: Position | None) -> tuple[list[_Row], bool]:
-        """Return the next rows, of a trace in both tables the full one, and whether there are more."""
+    def _read(self, scan: Scan, limit: int, after: Position | None) -> tuple[list[_Row], bool]:
+        """Return the next rows, one for each trace, and whether more follow.
+
+        Args:
+            scan: the rows to read.
+            limit: the most rows to return.
+            after: the position of the row before the first, None for the first rows.
+        """
         taken: list[_Row] = []
-        if walk.selection.is_empty:
+        if scan.selection.is_empty:
             return taken, False
-        asked = 1 + next(number for number in _ROWS if number >= limit)
+        asked = 1 + next(number for number in _LIMITS if number >= limit)
         while True:
-            rows = self._fetch(walk, asked, after)
-            taken = _merged(walk, taken, rows)
+            rows = self._select(scan, asked, after)
+            taken = _merged(scan, taken, rows)
             if len(rows) < asked or len(taken) > limit:
                 return taken[:limit], len(taken) > limit
-            # Some came twice or only looked like what was meant. The last is read again: its twin may be the next.
-            after = _position(walk, rows[-2])
+            # Some rows are of the same trace, or only look like having the tag: read on. The last row is read again,
+            # because the next row may be of the same trace.
+            after = _position(scan, rows[-2])
 
-    def _fetch(self, walk: Walk, rows: int, after: Position | None) -> Sequence[_Row]:
-        where, parameters = self._where(walk.selection)
-        shape = PageShape(where, walk.columns, walk.order, is_next=False, is_full_only=walk.is_full_only)
+    def _select(self, scan: Scan, rows: int, after: Position | None) -> Sequence[_Row]:
+        where, parameters = self._where(scan.selection)
+        shape = PageShape(where, scan.columns, scan.order, scan.kinds)
         if after is not None:
             if isinstance(after.stored_at, str) and not where.is_sqlite:
-                raise InvalidCursorError  # made on SQLite: only there is a date text
+                raise InvalidCursorError  # made on SQLite, where a date is text
             moment = moments.moment_of(after.stored_at)
-            is_past_undated = moment < NO_DATE if walk.order == "newest" else moment > NO_DATE
+            is_past_undated = moment < NO_DATE if scan.order == "newest" else moment > NO_DATE
             shape = shape._replace(
                 where=where._replace(has_undated=where.has_undated and not is_past_undated),
-                is_next=True,
-                is_next_undated=moment == NO_DATE,
+                has_cursor=True,
+                has_undated_cursor=moment == NO_DATE,
             )
             parameters |= {"after_at": moments.bound(after.stored_at, where.dialect), "after_id": after.trace_id}
         return self._reader.execute(page_statements.page(shape), rows=rows, **parameters).all()
@@ -183,41 +220,46 @@ class Pages:
         return where, parameters
 
 
-def _metadata_walk(selection: Selection, order: Order) -> Walk:
+def _metadata_scan(selection: Selection, order: Order) -> Scan:
     if order not in get_args(Order):
         raise InvalidFilterError("order", f"must be one of {', '.join(get_args(Order))}")
-    return Walk(selection, order, METADATA.fields)
+    return Scan(selection, order, METADATA.fields, KINDS)
 
 
-def _merged(walk: Walk, taken: list[_Row], rows: Sequence[_Row]) -> list[_Row]:
-    """Return rows with the rows that follow, each trace once, without those that only look like having the tag."""
-    if (tag := walk.selection.agent_tag) is not None:
-        place = walk.columns.index("agent_tags")
+def _merged(scan: Scan, taken: list[_Row], rows: Sequence[_Row]) -> list[_Row]:
+    """Return the taken rows with the rows that follow, one for each trace.
+
+    Of a trace that is in both tables, the row of the full trace stays. Rows that only look like having the tag are left
+    out.
+    """
+    if (tag := scan.selection.agent_tag) is not None:
+        place = scan.columns.index("agent_tags")
         rows = [row for row in rows if _has_tag(row[place], tag)]
-    place_of_date, place_of_id = walk.places
+    place_of_date, place_of_id = scan.key_indexes
     last_id = taken[-1][place_of_id] if taken else None
     for row in rows:
-        # The two of a trace in both tables stand side by side.
+        # The two rows of a trace that is in both tables follow each other.
         if row[place_of_id] != last_id or row[place_of_date] != taken[-1][place_of_date]:
             taken.append(row)
             last_id = row[place_of_id]
-        elif row[-1] == FULL.name:
+        elif KIND_NAMED[row[-1]].keeps_bodies:
             taken[-1] = row
     return taken
 
 
-def _position(walk: Walk, row: _Row) -> Position:
-    place_of_date, place_of_id = walk.places
+def _position(scan: Scan, row: _Row) -> Position:
+    place_of_date, place_of_id = scan.key_indexes
     return Position(moments.comparable(row[place_of_date]), row[place_of_id])
 
 
 def _needles(tag: str) -> list[str]:
-    """Return how a tag may stand in a list's text: as this package writes it, and as Python's `json` does."""
+    """Return the forms of a tag in the JSON text of a list: as this package writes it, and as Python's `json` does."""
     return sorted({encode([tag])[1:-1], json.dumps(tag)})
 
 
 def _has_tag(tags: str, tag: str) -> bool:
-    # What a needle was found in, but may be another tag with quotation marks in it.
+    """Say whether the JSON text of a row's tags, in which a needle was found, really has the tag."""
+    # The needle may also be a part of another tag that has quotation marks in it.
     try:
         found = decode(tags)
     except TraceDecodingError:

@@ -1,4 +1,4 @@
-"""The statements that read one trace, or the traces of one step, as pure functions."""
+"""The statements that read one trace, some traces by id, or the traces of one step."""
 
 from __future__ import annotations
 
@@ -21,56 +21,65 @@ if TYPE_CHECKING:
     from provider_trace_store.tables.ids import Lookup
     from provider_trace_store.tables.kinds import Kind
 
-# Statements are built once and executed on the tables themselves: building a statement of twenty columns, or loading
-# through the ORM, takes as long as the server does.
+# Each statement is built once, and selects columns rather than mapped objects: to build a statement of twenty columns,
+# or to load an object with the ORM, takes as long as the server needs for the statement.
 
 
 @cache
 def by_id() -> Select[Any]:
-    """Select the whole trace of `:trace_id`."""
+    """Return the statement that selects the full trace of `:trace_id`."""
     return _visible(FULL, FULL.fields).where(FULL.columns["id"] == bindparam("trace_id"))
 
 
 @cache
 def by_ids(lookup: Lookup) -> Select[Any]:
-    """Select the whole traces of the ids of `look_up`."""
+    """Return the statement that selects the full traces of several ids.
+
+    Args:
+        lookup: how the statement gets the ids; `lookup_for` returns it with the parameter.
+    """
     return _visible(FULL, FULL.fields).where(is_among(FULL, lookup))
 
 
 @cache
 def metadata_by_id() -> Select[Any]:
-    """Select the metadata of `:trace_id` and its `stored_as`, from the full table if the trace is there.
+    """Return the statement that selects the metadata of `:trace_id` and the name of its kind as `stored_as`.
 
-    In the metadata table an id may stand under two dates: the newest is selected.
+    If the trace is in both tables, the row of the full trace is selected. In the metadata table an id may have two
+    dates: the newest row is selected.
     """
     branches = []
     for kind in KINDS:
         statement = _visible(kind, METADATA.fields).add_columns(stored_as(kind))
         branches.append(_newest(statement.where(kind.columns["id"] == bindparam("trace_id")), kind))
     both = union_all(*(select(branch.subquery()) for branch in branches)).subquery()
-    return select(*map(as_it_comes, both.c)).order_by(both.c.stored_as).limit(1)
+    # "full" comes before "metadata".
+    return select(*map(unconverted, both.c)).order_by(both.c.stored_as).limit(1)
 
 
 @cache
 def by_step_id() -> Select[Any]:
-    """Select the whole traces of `:step_id`, oldest first."""
-    # Adopted tables may hold rows without a date: they count as the oldest.
+    """Return the statement that selects the full traces of `:step_id`, oldest first."""
+    # Rows without a date, which adopted tables may have, count as the oldest.
     return _of_step().order_by(FULL.columns["created_at"].asc().nulls_first(), FULL.columns["id"])
 
 
 @cache
 def newest_by_step_id() -> Select[Any]:
-    """Select the newest whole trace of `:step_id`."""
+    """Return the statement that selects the newest full trace of `:step_id`."""
     return _newest(_of_step(), FULL)
 
 
 def stored_as(kind: Kind) -> ColumnElement[str]:
-    """Return a column that names the table of a row."""
+    """Return a column with the name of a kind, as every row of its table has it."""
     return literal_column(f"'{kind.name}'", String).label("stored_as")
 
 
-def as_it_comes(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return a column as the driver has it: dates and documents are then converted for many rows at once."""
+def unconverted(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return a column whose values come as the driver returns them; the caller converts dates and documents.
+
+    SQLAlchemy would convert them with one call for each value of each row.
+    """
     match column.type:
         case ExactJSON():
             return cast(column, Text)

@@ -1,1 +1,1 @@
-"""The two tables: their mapped classes, column types, kinds and rows. Nothing here knows a session."""
+"""The two tables: their mapped classes, column types, kinds and rows. No module here uses a session."""

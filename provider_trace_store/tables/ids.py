@@ -1,4 +1,4 @@
-"""How a statement is given ids: one as a parameter, several as one parameter of JSON."""
+"""How a statement gets ids: one id as a parameter, several ids as one parameter that is a JSON array."""
 
 from __future__ import annotations
 
@@ -20,49 +20,58 @@ _UUID_ID_HYPHENS: Final = (14, 23, 28, 33, 38)
 
 
 class Lookup(NamedTuple):
-    """In which way a statement is given ids.
+    """How a statement gets the ids of the rows that it looks up.
 
     Args:
         dialect: SQLAlchemy's name of the database.
-        is_one: whether it is one id, rather than JSON of several.
+        is_one: whether the parameter is one id; otherwise it is a JSON array of ids.
     """
 
     dialect: str
     is_one: bool
 
 
-def look_up(trace_ids: Collection[str], dialect: str) -> tuple[Lookup, dict[str, str]]:
-    """Return in which way a statement looks ids up, and its parameter.
+def lookup_for(trace_ids: Collection[str], dialect: str) -> tuple[Lookup, dict[str, str]]:
+    """Return how a statement gets some ids, and the parameter to execute it with.
 
     Args:
-        trace_ids: at least one; checked text without NUL.
+        trace_ids: the ids, at least one; text that a column can hold.
         dialect: SQLAlchemy's name of the database.
     """
     if len(trace_ids) == 1:
         return Lookup(dialect, is_one=True), {"ids": next(iter(trace_ids))}
-    # One parameter, whatever their number: SQLite allows only so many, and each costs a driver time.
+    # One parameter for any number of ids: SQLite limits the number of parameters, and each takes a driver time.
     return Lookup(dialect, is_one=False), {"ids": orjson.dumps(list(trace_ids)).decode()}
 
 
 def is_among(kind: Kind, lookup: Lookup) -> ColumnElement[bool]:
-    """Return the condition that a row's id is among those of `look_up`."""
+    """Return the condition that a row's id is one of those that `lookup_for` made the parameter from.
+
+    Args:
+        kind: the table.
+        lookup: how the statement gets the ids.
+    """
     parameter = bindparam("ids", type_=Text)
     if lookup.is_one:
         return kind.columns["id"] == parameter
     if lookup.dialect == "sqlite":
         return kind.columns["id"].in_(select(func.json_each(parameter).table_valued("value").c.value))
-    # No array: with one that is not constant, a sequential scan would compare each row with each of its elements.
+    # A subquery, not `= ANY(array)`: with an array that is not constant, a sequential scan compares each row with each
+    # element.
     return kind.columns["id"].in_(select(func.json_array_elements_text(cast(parameter, JSON))))
 
 
-def are_of_one_form(trace_ids: Collection[str]) -> bool:
-    """Say whether all ids are written as this package writes new ones, and so differ in hexadecimal digits only."""
+def have_uuid_form(trace_ids: Collection[str]) -> bool:
+    """Say whether each id is the prefix and a UUID in lower case, as this package makes new ids.
+
+    Such ids differ in hexadecimal digits only.
+    """
     joined = "".join(trace_ids)
     count = len(trace_ids)
     if len(joined) != _UUID_ID_LENGTH * count or not joined.isascii():
         return False
-    # Rather than a regular expression, which a thousand ids at a time would wait for. Which characters there are, and
-    # that hyphens are in place, together leave no other form.
+    # Faster for a thousand ids than a regular expression. If the joined ids have these characters and their hyphens at
+    # these places, each id has the form.
     without_digits = joined.encode().translate(None, b"0123456789abcdef")
     hyphens = "-" * count
     return without_digits == b"provir_tr-----" * count and all(

@@ -1,4 +1,4 @@
-"""The two kinds of table, full traces and metadata: what differs between them stands here and nowhere else."""
+"""The two kinds of table, full traces and metadata: only this module decides what differs between them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Kind:
-    """One of the two tables, with everything that follows from which one it is.
+    """One of the two tables, with everything that depends on the table.
 
     Args:
-        name: the value of `stored_as`.
-        record: the mapped class.
+        name: the value of `stored_as` of a trace that is read from the table.
+        record: the mapped class of the table.
         schema: the class of a trace that is read from the table.
         keeps_bodies: whether a row has the request and the response.
-        takes_an_id_twice: whether the primary key lets an id stand under two dates, so that a write must look
+        takes_an_id_twice: whether the primary key allows two rows with one id and different dates; a write then looks
             for the id first.
     """
 
@@ -37,7 +37,7 @@ class Kind:
 
     @cached_property
     def table(self) -> Table:
-        """The table, without a schema."""
+        """The table, without the name of a schema."""
         return self.record.__table__  # type: ignore[return-value]  # declared as FromClause
 
     @cached_property
@@ -47,30 +47,30 @@ class Kind:
 
     @cached_property
     def fields(self) -> tuple[str, ...]:
-        """The fields of the schema, in its order."""
+        """The fields of the schema, in the order of the schema."""
         return tuple(self.schema.model_fields)
 
     @cached_property
     def documents(self) -> tuple[str, ...]:
-        """Those of the fields whose columns are JSON."""
+        """The fields whose columns are JSON, in the order of the schema."""
         return tuple(name for name in self.fields if name in DOCUMENTS)
 
     @cached_property
     def columns(self) -> dict[str, ColumnElement[Any]]:
-        """The table's columns, each under the name of its field."""
+        """The table's columns by the name of their field."""
         return dict(class_mapper(self.record).columns.items())
 
     @cached_property
     def row_columns(self) -> tuple[str, ...]:
-        """The names of the columns that a row has values for, in the order of the values."""
+        """The names of the columns for which a `Row` has values, in the order of the values."""
         return tuple(self.table_column(name) for name in self.layout.fields)
 
     def table_column(self, field: str) -> str:
-        """Return the name of a field's column, which for some fields begins with an underscore."""
+        """Return the name of a field's column: for some fields it is the field's name with an underscore before it."""
         return str(self.columns[field].key)
 
     def view_of(self, trace: ProviderTrace) -> ProviderTrace | ProviderTraceMetadata:
-        """Return what the table keeps of a trace."""
+        """Return the part of a trace that the table stores: the trace, or its metadata."""
         return trace if self.keeps_bodies else ProviderTraceMetadata.from_trace(trace)
 
 
@@ -79,12 +79,13 @@ METADATA: Final = Kind(
     "metadata", ProviderTraceMetadataRecord, ProviderTraceMetadata, keeps_bodies=False, takes_an_id_twice=True
 )
 KINDS: Final = (METADATA, FULL)
+KIND_NAMED: Final = {kind.name: kind for kind in KINDS}
 
 
 def kind_for(*, metadata_only: bool) -> Kind:
-    """Return the kind that traces are written to.
+    """Return the kind of the table that traces are written to.
 
     Args:
-        metadata_only: the flag.
+        metadata_only: whether only the metadata of traces is stored.
     """
     return METADATA if metadata_only else FULL

@@ -1,4 +1,4 @@
-"""The two tables as mapped classes, and the MetaData that the migrations are compared with."""
+"""The mapped classes of the two tables, and their MetaData, which the tests compare the migrations with."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from provider_trace_store.tables.types import ExactJSON
 
 metadata: Final = MetaData()
 
-# The attributes whose columns are JSON.
+# The fields whose columns are JSON.
 DOCUMENTS: Final = frozenset({"request_json", "response_json", "agent_tags", "compaction_settings", "llm_config"})
 
 
 class Base(DeclarativeBase):
-    """Declarative base of the package's own tables, apart from any host's."""
+    """Declarative base of the package's tables, with its own MetaData: a host's tables are not in it."""
 
     metadata = metadata
 
@@ -43,9 +43,9 @@ class _MetadataColumns:
 
 
 class ProviderTraceRecord(_MetadataColumns, Base):
-    """A row of `provider_traces`: a whole trace.
+    """A row of `provider_traces`: a full trace.
 
-    In the tables of existing deployments `created_at` is nullable.
+    In adopted tables, `created_at` may be nullable.
     """
 
     __tablename__ = "provider_traces"
@@ -66,8 +66,8 @@ class ProviderTraceRecord(_MetadataColumns, Base):
 class ProviderTraceMetadataRecord(_MetadataColumns, Base):
     """A row of `provider_trace_metadata`: a trace without its bodies.
 
-    `id` alone is not unique here: a unique index without the date would keep the table from being partitioned
-    or distributed by date.
+    `id` alone is not unique: a table that has a unique index without the date cannot be partitioned or distributed by
+    date.
     """
 
     __tablename__ = "provider_trace_metadata"

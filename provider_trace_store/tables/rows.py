@@ -1,4 +1,4 @@
-"""A trace on its way into a table: checked, its documents encoded once, its size known."""
+"""Rows to insert: made from traces, with checked texts, encoded documents and a known size."""
 
 from __future__ import annotations
 
@@ -24,32 +24,33 @@ if TYPE_CHECKING:
     from provider_trace_store.schemas import BaseProviderTrace, ProviderTrace, ProviderTraceMetadata
 
 DEFAULT_MAX_BODY_BYTES: Final = 64 * 2**20
-# A row has five documents, and a message of PostgreSQL's protocol and a row of SQLite's end at 10^9 bytes.
+# A row has up to five documents. A message of PostgreSQL's protocol and a row of SQLite hold about 10^9 bytes.
 LARGEST_MAX_BODY_BYTES: Final = 190 * 2**20
 
-# What names an agent or a user is short: this only keeps a row's other columns from exhausting a driver.
+# The largest text of a column. Names and ids are short; the limit keeps drivers from running out of memory.
 _MAX_TEXT_BYTES: Final = DEFAULT_MAX_BODY_BYTES
 
 MOMENTS: Final = frozenset({"created_at", "updated_at"})
-# Who wrote a row, and when it was changed, is not part of the call that the row records.
+# The fields that do not describe the recorded call: two rows that differ only in these have the same content.
 NOT_CONTENT: Final = frozenset({"created_by_id", "last_updated_by_id", "updated_at"})
 _REQUIRED: Final = frozenset({"id", "request_json", "response_json"})
-# Without the function that NamedTuple puts before it.
+# Makes a `Row` faster than `Row(…)`: NamedTuple's own `__new__` is a function in Python.
 _new_row: Final = tuple.__new__
-_NO_MOMENT: Final = "is no datetime with a time zone"
-# What a row takes besides its documents and texts: dates, flags, lengths, a tuple's header.
+_NOT_AWARE: Final = "is not a datetime with a time zone"
+_NOT_TEXT: Final = "is not text"
+# The bytes that a row takes for dates, flags, lengths and the header of its tuple.
 _OVERHEAD: Final = 128
 
 
 class Row(NamedTuple):
-    """What an INSERT of a trace writes.
+    """The values that an INSERT of a trace writes.
 
-    A tuple, as thousands are made a second, each while the request it records is waiting.
+    It is a tuple because it must be made fast: up to thousands a second, while the recorded requests wait.
 
     Args:
-        trace_id: the trace.
-        values: one for each of `RowLayout.fields`; documents as their stored text in UTF-8.
-        size: about what it takes on the wire, in bytes.
+        trace_id: the id of the trace.
+        values: a value for each of `RowLayout.fields`, in that order; documents are their stored text in UTF-8.
+        size: the approximate size of the row when it is sent, in bytes.
     """
 
     trace_id: str
@@ -61,22 +62,22 @@ class Row(NamedTuple):
 
 
 def row_size(values: Iterable[Any]) -> int:
-    """Return about what a row's values take on the wire, in bytes."""
+    """Return the approximate size of a row with these values when it is sent, in bytes."""
     return _OVERHEAD + sum([len(value) for value in values if type(value) is str or type(value) is bytes])
 
 
 class RowLayout:
-    """Which columns a table's rows have, in which order, and what makes two rows the same.
+    """The fields of a table's rows, their order in `Row.values`, and the comparison of two rows.
 
     Args:
-        schema: which of a trace's fields the table has.
+        schema: the schema of the table's traces: the table has its fields.
     """
 
     def __init__(self, schema: type[ProviderTrace | ProviderTraceMetadata]) -> None:
         fields = schema.model_fields
         self.texts = tuple(name for name in fields if name not in DOCUMENTS | MOMENTS)
         documents = tuple(name for name in fields if name in DOCUMENTS)
-        # Texts stand first, so that they are checked all at once.
+        # Texts come first, so that all of them are checked at once.
         given = (*self.texts, *documents, "created_at", "updated_at")
         self.fields = (*given, "organization_id", "is_deleted")
         self.values_of = itemgetter(*given)
@@ -90,31 +91,33 @@ class RowLayout:
         self._compared_of = itemgetter(*(self.fields.index(name) for name in self.compared))
 
     def has_same_texts(self, row: Row, stored: StoredRow[Any]) -> bool:
-        """Say whether a stored row is of this organization, not deleted, and has the same content but documents.
+        """Say whether a stored row has the same organization and content as a row, and is not deleted.
+
+        Documents are not compared: `has_same_documents` does that.
 
         Args:
-            row: the new one.
-            stored: its first columns are those that `compared` names.
+            row: the row.
+            stored: the stored row; the fields that `compared` names are its first columns, in that order.
         """
         return bool(self._compared_of(row.values) == stored[: len(self.compared)])
 
     def has_same_documents(self, row: Row, stored: StoredRow[Any]) -> bool:
-        """Say whether the documents of a stored row, which come as text, are the same."""
+        """Say whether a stored row, whose documents are read as text, has the same documents as a row."""
         return all(same_document(getattr(stored, name), row.values[place]) for place, name in self.documents)
 
     def has_documents(self, row: Row) -> bool:
-        """Say whether a row has any document."""
+        """Say whether a row has a document that is not None."""
         return any(row.values[place] is not None for place, _ in self.documents)
 
 
 class RowMaker:
-    """Makes the rows of one table of one organization from traces.
+    """Makes rows of one table, for one organization, from traces.
 
     Args:
-        layout: of the table.
-        organization_id: who owns the rows.
-        actor_id: who writes, where a trace does not say so itself.
-        max_body_bytes: the largest document, in bytes of its stored text.
+        layout: the layout of the table.
+        organization_id: the organization that owns the rows.
+        actor_id: the actor that a row gets if its trace names none; None for no actor.
+        max_body_bytes: the largest document, in bytes of its stored text, 1 to 190 MiB.
 
     Raises:
         InvalidIdentifierError: `organization_id` or `actor_id` is not text that a column can hold.
@@ -140,26 +143,27 @@ class RowMaker:
         self._max_body_bytes = max_body_bytes
 
     def make(self, trace: BaseProviderTrace) -> Row:
-        """Return a trace's row.
+        """Return the row of a trace.
 
         Args:
-            trace: it may have more fields than the table.
+            trace: the trace; it may have fields that the table does not have.
 
         Raises:
-            TraceEncodingError: it holds something that cannot be stored exactly.
-            TraceTooLargeError: one of its documents is larger than `max_body_bytes`, or a text than 64 MiB.
+            TraceEncodingError: a value of the trace cannot be stored exactly.
+            TraceTooLargeError: a document is larger than `max_body_bytes`, or a text larger than 64 MiB.
         """
         return self.make_from(trace.__dict__)
 
     def make_from(self, given: Mapping[str, Any]) -> Row:
-        """Return the row of a trace's fields; errors as `make`."""
+        """Return the row of a trace, given its fields by name; raises as `make` does."""
         layout = self.layout
         try:
             found = layout.values_of(given)
         except KeyError:
             found = ()
         if not found:
-            # The schema has checked the trace, unless the object was made around it; the same below.
+            # The schema checks each trace, but an object can be made without the schema; the checks below are for
+            # such objects, too.
             missing = next(name for name in layout.fields if name not in given)
             raise TraceEncodingError(missing, "is missing", given.get("id"))
         values = [*found, *self._owned]
@@ -176,13 +180,13 @@ class RowMaker:
                 size += len(encoded)
         created_at, updated_at = found[-2:]
         if not _is_aware(created_at):
-            raise TraceEncodingError("created_at", _NO_MOMENT, trace_id)
+            raise TraceEncodingError("created_at", _NOT_AWARE, trace_id)
         if updated_at is not None and not _is_aware(updated_at):
-            raise TraceEncodingError("updated_at", _NO_MOMENT, trace_id)
+            raise TraceEncodingError("updated_at", _NOT_AWARE, trace_id)
         return _new_row(Row, (trace_id, values, size))
 
     def _checked_size(self, texts: tuple[Any, ...]) -> int:
-        """Return the bytes that the texts take; all at once, as nearly all traces are in order."""
+        """Return the size of the texts, in bytes. They are checked joined: in nearly all traces each text is valid."""
         try:
             joined = "".join([text for text in texts if text is not None])
             size = len(joined) if joined.isascii() else len(joined.encode())
@@ -204,9 +208,9 @@ class RowMaker:
         for name, text in zip(self.layout.texts, texts, strict=True):
             if text is None and name not in _REQUIRED:
                 continue
-            if problem := text_problem(text) if isinstance(text, str) else "is no text":
+            if problem := text_problem(text) if isinstance(text, str) else _NOT_TEXT:
                 break
-        return TraceEncodingError(name, problem or "is no text", texts[0])
+        return TraceEncodingError(name, problem or _NOT_TEXT, texts[0])
 
 
 def check_max_body_bytes(value: object) -> None:
@@ -228,7 +232,7 @@ def _is_aware(value: object) -> bool:
     try:
         return isinstance(value, datetime) and value.astimezone(UTC) is not None and value.utcoffset() is not None
     except OverflowError:
-        # At the ends of what `datetime` can hold, in UTC it would be outside.
+        # Near the least or the largest datetime: in UTC it would be out of range.
         return False
 
 

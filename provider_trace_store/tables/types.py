@@ -17,32 +17,32 @@ if TYPE_CHECKING:
 
 
 class ExactJSON(UserDefinedType[Any]):
-    """A JSON column whose documents, dicts and lists, read back equal on every driver; None is SQL's NULL.
+    """A JSON column: documents, dicts and lists, read back equal on every driver; None is SQL's NULL.
 
-    Neither the engine's `json_serializer` and `json_deserializer` nor a driver's JSON settings have a part in
-    it: the server is asked for the text.
+    The engine's `json_serializer` and `json_deserializer`, and the JSON settings of a driver, have no effect: documents
+    are sent and read as text.
 
-    A document is bound as such or as what `encode` made of it. Encode first where an error matters:
-    SQLAlchemy wraps one that is raised while it binds, and shows the parameters in its message.
+    The value of a parameter is a document, or its text as `encode` returns it. Call `encode` first where its error
+    matters: SQLAlchemy wraps an error that is raised while it binds, and shows the parameters in the message.
     """
 
     cache_ok = True
     render_bind_cast = True
 
     def get_col_spec(self, **_: object) -> str:
-        """Return the type's name in DDL."""
+        """Return the name of the type in DDL."""
         return "JSON"
 
     def bind_processor(self, dialect: Dialect) -> Callable[[Any], Encoded | None]:  # noqa: ARG002  (SQLAlchemy's)
-        """Return what turns a document into its stored text."""
+        """Return the function that turns a document into its stored text."""
         return _bound
 
     def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
-        """Return the column as text, which no driver parses."""
+        """Return the column as text, so that no driver parses it."""
         return type_coerce(cast(column, Text), self)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:  # noqa: ARG002  (as above)
-        """Return what turns a stored text into its document."""
+        """Return the function that turns a stored text into its document."""
         return _read
 
 

@@ -15,7 +15,7 @@ from provider_trace_store.errors import (
     ProviderTraceRejectedError,
     ProviderTraceUnavailableError,
 )
-from provider_trace_store.tables.ids import are_of_one_form, look_up
+from provider_trace_store.tables.ids import have_uuid_form, lookup_for
 from provider_trace_store.writes import statements
 from provider_trace_store.writes.inserts import insert_one
 
@@ -98,11 +98,11 @@ class RowStore:
             connection: the session's connection, in a savepoint.
             trace_ids: at least one, and no more than one statement has rows.
         """
-        if are_of_one_form(trace_ids) and self._order_is_plain(connection):
+        if have_uuid_form(trace_ids) and self._order_is_plain(connection):
             ends = {"lowest": min(trace_ids), "highest": max(trace_ids)}
             if connection.execute(statements.any_stored_between(self.kind), ends).first() is None:
                 return False
-        lookup, parameters = look_up(trace_ids, connection.dialect.name)
+        lookup, parameters = lookup_for(trace_ids, connection.dialect.name)
         return connection.execute(statements.any_stored_under(self.kind, lookup), parameters).first() is not None
 
     def find(self, connection: Connection, rows: Sequence[Row]) -> list[Found | None]:
@@ -116,7 +116,7 @@ class RowStore:
             rows: at least one, and no more than one statement has.
         """
         heads: defaultdict[str, list[StoredRow[Any]]] = defaultdict(list)
-        lookup, parameters = look_up({row.trace_id for row in rows}, connection.dialect.name)
+        lookup, parameters = lookup_for({row.trace_id for row in rows}, connection.dialect.name)
         for head in connection.execute(statements.heads_under(self.kind, lookup), parameters):
             heads[head.id].append(head)
         found: list[Found | None] = []
@@ -132,7 +132,7 @@ class RowStore:
                 else:
                     found[-1] = Found(head, is_same=True)
         for part in _parts_by_size(candidates):
-            lookup, parameters = look_up({row.trace_id for _, row, _ in part}, connection.dialect.name)
+            lookup, parameters = lookup_for({row.trace_id for _, row, _ in part}, connection.dialect.name)
             result = connection.execute(statements.documents_under(self.kind, lookup), parameters)
             documents = {(stored.id, stored.created_at): stored for stored in result}
             for index, row, head in part:

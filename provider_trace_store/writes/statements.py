@@ -32,7 +32,7 @@ def heads_under(kind: Kind, lookup: Lookup) -> Select[Any]:
 
     Args:
         kind: the table.
-        lookup: how the statement gets the ids; `look_up` returns it with the parameter.
+        lookup: how the statement gets the ids; `lookup_for` returns it with the parameter.
     """
     compared = kind.layout.compared
     others = [name for name in kind.fields if name not in DOCUMENTS and name not in compared]
@@ -66,7 +66,7 @@ def any_stored_between(kind: Kind) -> Select[Any]:
     """Select one row if any id from `:lowest` to `:highest` is stored.
 
     New UUIDv7 ids lie close together in the index, so one look at their range usually replaces a thousand. It is only
-    correct for ids that `are_of_one_form`, in a table for which `order_is_plain`.
+    correct for ids that `have_uuid_form`, in a table for which `order_is_plain`.
 
     Args:
         kind: the table.

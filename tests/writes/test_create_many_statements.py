@@ -14,7 +14,7 @@ from provider_trace_store import (
     ProviderTraceConflictError,
     ProviderTraceRepository,
 )
-from provider_trace_store.tables.ids import look_up
+from provider_trace_store.tables.ids import lookup_for
 from provider_trace_store.tables.kinds import kind_for
 from provider_trace_store.writes import statements
 from tests.support.batches import (
@@ -152,7 +152,7 @@ async def test_a_retry_compares_no_row_with_each_of_its_ids_on_a_table_without_s
         repository = ProviderTraceRepository(session, organization_id=ORG, metadata_only=metadata_only)
         repository.create_many(a_batch(3_000))
         connection = session.connection()
-        lookup, parameters = look_up([trace_id(number) for number in range(1_000)], "postgresql")
+        lookup, parameters = lookup_for([trace_id(number) for number in range(1_000)], "postgresql")
         for statement in (
             statements.heads_under(kind, lookup),
             statements.documents_under(kind, lookup),

@@ -2,6 +2,7 @@
 
 from provider_trace_store.async_repository import AsyncProviderTraceRepository
 from provider_trace_store.errors import (
+    InvalidArgumentError,
     InvalidCursorError,
     InvalidFilterError,
     InvalidIdentifierError,
@@ -19,6 +20,7 @@ from provider_trace_store.errors import (
     TraceDecodingError,
     TraceEncodingError,
     TraceTooLargeError,
+    UnstorableTraceError,
     WriterClosedError,
 )
 from provider_trace_store.reads.filters import TraceFilters
@@ -41,6 +43,7 @@ __all__ = [
     "AsyncProviderTraceRepository",
     "BaseProviderTrace",
     "BulkResult",
+    "InvalidArgumentError",
     "InvalidCursorError",
     "InvalidFilterError",
     "InvalidIdentifierError",
@@ -69,6 +72,7 @@ __all__ = [
     "TracePage",
     "TraceTooLargeError",
     "TraceWriter",
+    "UnstorableTraceError",
     "WriterClosedError",
     "WriterStats",
     "__version__",

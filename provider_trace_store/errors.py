@@ -1,26 +1,30 @@
 """Every error that the package raises.
 
 ProviderTraceStoreError
-├── InvalidIdentifierError          an organization or actor id that no text column can hold
-├── InvalidLimitError               a limit that is out of its range
-├── InvalidFilterError              a filter of a read that cannot be meant
-├── InvalidCursorError              a cursor that is damaged, or of another query
-├── TraceEncodingError              a trace that cannot be stored exactly
-├── TraceTooLargeError              a document is larger than the repository's `max_body_bytes`
-├── TraceDecodingError              a stored document that cannot be read
-├── ProviderTraceConflictError      the id is taken by a trace with other content
-├── ProviderTraceRejectedError      the database refused this row: sending it again will not help
-├── ProviderTraceUnavailableError   the database could not do it now: sending it again may help
+├── InvalidArgumentError            an argument is wrong: correct the call
+│   ├── InvalidIdentifierError      an organization or actor id that a text column cannot hold
+│   ├── InvalidLimitError           a limit is out of its range
+│   ├── InvalidFilterError          an invalid filter of a read
+│   ├── InvalidCursorError          a cursor is damaged, or belongs to another query
+│   └── InvalidWriterOptionError    an invalid option of the writer, or an invalid combination of options
+├── UnstorableTraceError            this trace cannot be stored: do not retry it as it is
+│   ├── TraceEncodingError          the trace holds a value that cannot be stored exactly
+│   ├── TraceTooLargeError          a document is larger than the repository's `max_body_bytes`
+│   ├── ProviderTraceConflictError  the id belongs to a stored trace with other content
+│   └── ProviderTraceRejectedError  the database refused the row; the same row will be refused again
+├── ProviderTraceUnavailableError   the database could not store the trace now; a retry may succeed
+├── TraceDecodingError              a stored document is not readable JSON
 ├── TableMissingError               the database has not been migrated
-├── InvalidWriterOptionError        an argument of the writer's that cannot be meant
-├── WriterClosedError               the writer was closed before
+├── WriterClosedError               a trace was submitted to a closed writer
 └── MigrationError                  the tables cannot be migrated as they are
-    ├── TableMismatchError          a table under one of our names is something else
+    ├── TableMismatchError          a table of the same name has other columns or another primary key
     ├── TableNotEmptyError          a downgrade would drop rows
-    └── MigrationLockError          a lock was not to be had within `lock_timeout`
+    └── MigrationLockError          a table lock could not be acquired within `lock_timeout`
 
-No message, attribute or chained exception carries a payload or a credential: a trace is named by its id, a
-place inside a document by its path, a database's refusal by SQLSTATE and constraint.
+The errors of arguments, TraceEncodingError, TraceTooLargeError and TraceDecodingError are also ValueErrors.
+
+No message, attribute or chained exception carries a payload or a credential. A message names a trace by its id, a
+place inside a document by its path, and a refusal of the database by SQLSTATE and constraint.
 """
 
 from __future__ import annotations
@@ -29,46 +33,18 @@ from typing import Any
 
 
 class ProviderTraceStoreError(Exception):
-    """Root of every error that the package raises; it can be pickled."""
+    """Base of every error that the package raises; every error can be pickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exception's own calls the class with the message.
+        # Exception.__reduce__ would call the class with the message, and most classes take other arguments.
         return _restored, (type(self), self.args, self.__dict__)
 
 
-class InvalidIdentifierError(ProviderTraceStoreError, ValueError):
-    """An organization or actor id is not text that both databases can hold.
+class InvalidArgumentError(ProviderTraceStoreError, ValueError):
+    """An argument is invalid: the call must be corrected.
 
     Args:
         name: the argument, such as `organization_id`.
-        reason: what is wrong with it.
-    """
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name} {reason}")
-        self.name = name
-        self.reason = reason
-
-
-class InvalidLimitError(ProviderTraceStoreError, ValueError):
-    """A limit is not a whole number in its range.
-
-    Args:
-        name: the argument, such as `max_body_bytes`.
-        low: the smallest value that is allowed.
-        high: the largest.
-    """
-
-    def __init__(self, name: str, low: int, high: int) -> None:
-        super().__init__(f"{name} must be a whole number from {low} to {high}")
-        self.name = name
-
-
-class InvalidFilterError(ProviderTraceStoreError, ValueError):
-    """A read was asked for something that cannot be meant, such as a date without a time zone.
-
-    Args:
-        name: the argument, such as `since`.
         reason: what is wrong with it, without its value.
     """
 
@@ -78,86 +54,147 @@ class InvalidFilterError(ProviderTraceStoreError, ValueError):
         self.reason = reason
 
 
-class InvalidCursorError(ProviderTraceStoreError, ValueError):
-    """A cursor is damaged, or was made by another query: other filters, order, method or organization."""
+class InvalidIdentifierError(InvalidArgumentError):
+    """An organization or actor id is not text that both databases can hold.
+
+    `name` is the argument, such as `organization_id`; `reason` says what is wrong with it.
+    """
+
+
+class InvalidLimitError(InvalidArgumentError):
+    """A limit is not a whole number in its range.
+
+    Args:
+        name: the argument, such as `max_body_bytes`.
+        low: the smallest allowed value.
+        high: the largest allowed value.
+    """
+
+    def __init__(self, name: str, low: int, high: int) -> None:
+        super().__init__(name, f"must be a whole number from {low} to {high}")
+
+
+class InvalidFilterError(InvalidArgumentError):
+    """An argument of a read is invalid, such as a date without a time zone.
+
+    `name` is the argument, such as `since`; `reason` says what is wrong with it, without its value.
+    """
+
+
+class InvalidCursorError(InvalidArgumentError):
+    """A cursor is damaged, or belongs to a query with other filters, another order, method or organization."""
 
     def __init__(self) -> None:
         super().__init__(
-            "cursor is damaged or of another query: pass `next_cursor` of the page before, with the same arguments, "
-            "or None to begin anew"
+            "cursor",
+            "is damaged or belongs to another query: pass `next_cursor` of the previous page with the same arguments, "
+            "or None for the first page",
         )
 
 
-class TraceEncodingError(ProviderTraceStoreError, ValueError):
-    """A trace holds something that cannot be stored so that it reads back equal; nothing was written.
+class InvalidWriterOptionError(InvalidArgumentError):
+    """An option of `TraceWriter` is invalid, alone or in combination with another option.
 
-    Args:
-        path: where it is, such as `request_json.messages[3].content`.
-        reason: what it is, without its value.
-        trace_id: the trace, where it is known.
+    `name` is the option, such as `on_full`; `reason` says what is wrong with it.
     """
 
-    def __init__(self, path: str, reason: str, trace_id: str | None = None) -> None:
-        super().__init__(f"{trace_id or 'trace'} cannot be stored exactly: {path}: {reason}")
-        self.path = path
-        self.reason = reason
+
+class UnstorableTraceError(ProviderTraceStoreError):
+    """A trace cannot be stored: sending it again as it is fails again.
+
+    The errors in `BulkResult.rejected` and those given to the writer's `on_rejected` are of this class.
+
+    Args:
+        message: the error's text.
+        trace_id: the trace; None if its id is not known.
+    """
+
+    trace_id: str | None
+
+    def __init__(self, message: str, trace_id: str | None) -> None:
+        super().__init__(message)
         self.trace_id = trace_id
 
 
-class TraceTooLargeError(ProviderTraceStoreError, ValueError):
-    """A document takes more bytes than the repository allows; nothing was written.
+class TraceEncodingError(UnstorableTraceError, ValueError):
+    """A trace holds a value that would not read back equal; nothing was written.
 
     Args:
-        path: which it is, such as `request_json`.
-        size: what it takes, in bytes of its stored text.
-        limit: what is allowed: for a document the repository's `max_body_bytes`.
+        path: where the value is, such as `request_json.messages[3].content`.
+        reason: what is wrong with the value, such as its type; never the value itself.
+        trace_id: the trace; None if its id is not known.
+    """
+
+    def __init__(self, path: str, reason: str, trace_id: str | None = None) -> None:
+        super().__init__(
+            f"{trace_id or 'trace'} cannot be stored exactly: {path}: {reason}; correct the value and send the trace "
+            "again",
+            trace_id,
+        )
+        self.path = path
+        self.reason = reason
+
+
+class TraceTooLargeError(UnstorableTraceError, ValueError):
+    """A document or a text of a trace takes more bytes than allowed; nothing was written.
+
+    Args:
+        path: the field, such as `request_json`.
+        size: the size of its stored text, in bytes.
+        limit: the largest allowed size, in bytes: for a document, the repository's `max_body_bytes`.
         trace_id: the trace.
     """
 
+    trace_id: str
+
     def __init__(self, path: str, size: int, limit: int, trace_id: str) -> None:
         super().__init__(
-            f"{trace_id} is too large: {path} takes {size} bytes, of {limit} that are allowed (see max_body_bytes)"
+            f"{trace_id} is too large: {path} takes {size} bytes, and {limit} are allowed; shorten it, or for a body "
+            "raise max_body_bytes",
+            trace_id,
         )
         self.path = path
         self.size = size
         self.limit = limit
-        self.trace_id = trace_id
 
 
-class TraceDecodingError(ProviderTraceStoreError, ValueError):
-    """A stored document is not JSON that can be read; it was not written by this package."""
+class ProviderTraceConflictError(UnstorableTraceError):
+    """The id belongs to a stored row with other content, which stays unchanged.
 
-    def __init__(self) -> None:
-        super().__init__("a stored document is not JSON that can be read")
-
-
-class ProviderTraceConflictError(ProviderTraceStoreError):
-    """The id belongs to a row with other content, which stands unchanged.
-
-    The same error, with the same words, for content that differs, for a deleted row and for a row of another
-    organization: it never tells which.
+    The error and its text are the same for other content, for a deleted row and for a row of another organization,
+    so the caller cannot tell which of them it is.
 
     Args:
-        trace_id: the id that is taken.
+        trace_id: the id.
     """
 
+    trace_id: str
+
     def __init__(self, trace_id: str) -> None:
-        super().__init__(f"{trace_id} is taken by a trace with other content")
-        self.trace_id = trace_id
+        super().__init__(
+            f"{trace_id} is the id of a stored trace with other content, which stays unchanged: give this call an id "
+            "of its own",
+            trace_id,
+        )
 
 
-class ProviderTraceRejectedError(ProviderTraceStoreError):
+class ProviderTraceRejectedError(UnstorableTraceError):
     """The database refused the row for a reason that a retry does not change, such as a host's foreign key.
 
     Args:
-        trace_id: the trace that was refused.
-        sqlstate: the five characters of PostgreSQL's error code, where the driver reports one.
-        constraint: the violated constraint's name, where the driver reports one.
+        trace_id: the trace.
+        sqlstate: PostgreSQL's error code, five characters; None if the driver reports none.
+        constraint: the name of the violated constraint; None if the driver reports none.
     """
 
+    trace_id: str
+
     def __init__(self, trace_id: str, sqlstate: str | None = None, constraint: str | None = None) -> None:
-        super().__init__(f"{trace_id} was refused by the database{_details(sqlstate, constraint)}")
-        self.trace_id = trace_id
+        super().__init__(
+            f"{trace_id} was refused by the database{_details(sqlstate, constraint)}: correct one of them, a retry "
+            "does not help",
+            trace_id,
+        )
         self.sqlstate = sqlstate
         self.constraint = constraint
 
@@ -165,23 +202,32 @@ class ProviderTraceRejectedError(ProviderTraceStoreError):
 class ProviderTraceUnavailableError(ProviderTraceStoreError):
     """The database could not store the trace now: connection lost, timeout, deadlock, disk full.
 
-    Whether the row is stored is the host's transaction's matter; sending the same trace again is safe.
+    Sending the same trace again is safe: a trace that is stored already is not written twice.
 
     Args:
-        trace_id: the trace that was being written.
-        sqlstate: the five characters of PostgreSQL's error code, where the driver reports one.
+        trace_id: the trace.
+        sqlstate: PostgreSQL's error code, five characters; None if the driver reports none.
     """
 
     def __init__(self, trace_id: str, sqlstate: str | None = None) -> None:
         super().__init__(
-            f"{trace_id} could not be written now{_details(sqlstate)}; sending the same trace again is safe"
+            f"{trace_id} could not be written now{_details(sqlstate)}: send the same trace again later, which is safe"
         )
         self.trace_id = trace_id
         self.sqlstate = sqlstate
 
 
+class TraceDecodingError(ProviderTraceStoreError, ValueError):
+    """A stored document is not readable JSON; this package did not write it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a stored document is not readable JSON, so this package did not write it: find and correct its row"
+        )
+
+
 class TableMissingError(ProviderTraceStoreError):
-    """The database has no such table: it has not been migrated.
+    """A table does not exist: the database has not been migrated.
 
     Args:
         table: the table's name.
@@ -189,31 +235,17 @@ class TableMissingError(ProviderTraceStoreError):
 
     def __init__(self, table: str) -> None:
         super().__init__(
-            f"there is no table {table}: run `provider-trace-store migrate upgrade`, or call "
+            f"table {table} does not exist: run `provider-trace-store migrate upgrade`, or call "
             "provider_trace_store.migrations.upgrade(connection)"
         )
         self.table = table
 
 
-class InvalidWriterOptionError(ProviderTraceStoreError, ValueError):
-    """An argument of `TraceWriter` cannot be meant, or not together with another.
-
-    Args:
-        name: the argument, such as `on_full`.
-        reason: what is wrong with it.
-    """
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name} {reason}")
-        self.name = name
-        self.reason = reason
-
-
 class WriterClosedError(ProviderTraceStoreError):
-    """The writer was closed: the trace was not taken."""
+    """The writer is closed and did not take the trace."""
 
     def __init__(self) -> None:
-        super().__init__("the writer was closed, and takes no more traces: close it when nothing submits any more")
+        super().__init__("the writer is closed and did not take the trace: close the writer after the last submit")
 
 
 class MigrationError(ProviderTraceStoreError):
@@ -221,10 +253,10 @@ class MigrationError(ProviderTraceStoreError):
 
 
 class TableMismatchError(MigrationError):
-    """A table under one of our names is something else than the table of an existing deployment.
+    """A table has the name of one of the package's tables, but other columns or another primary key.
 
     Args:
-        table: the table's name, with its schema where one was given.
+        table: the table's name, with its schema if one was given.
         problems: one sentence for each difference, with what to do about it.
     """
 
@@ -238,16 +270,19 @@ class TableNotEmptyError(MigrationError):
     """A downgrade would drop a table that has rows.
 
     Args:
-        table: the table's name, with its schema where one was given.
+        table: the table's name, with its schema if one was given.
     """
 
     def __init__(self, table: str) -> None:
-        super().__init__(f"{table} has rows: it is dropped only with `-x drop-data=yes` (or drop_data=True)")
+        super().__init__(
+            f"{table} has rows: to drop them with the table, pass --drop-data (-x drop-data=yes to Alembic, "
+            "drop_data=True to downgrade())"
+        )
         self.table = table
 
 
 class MigrationLockError(MigrationError):
-    """A table's lock was not to be had within `lock_timeout`; run the migration again when traffic is lower."""
+    """A table lock could not be acquired within `lock_timeout`: run the migration again when traffic is lower."""
 
 
 def _details(sqlstate: str | None, constraint: str | None = None) -> str:
@@ -255,7 +290,7 @@ def _details(sqlstate: str | None, constraint: str | None = None) -> str:
     return f" ({', '.join(parts)})" if parts else ""
 
 
-def _restored(kind: type[ProviderTraceStoreError], args: tuple[Any, ...], state: dict[str, Any]) -> Any:  # noqa: ANN401  (pickle's)
+def _restored(kind: type[ProviderTraceStoreError], args: tuple[Any, ...], state: dict[str, Any]) -> Any:  # noqa: ANN401  (what pickle calls)
     error = kind.__new__(kind, *args)
     error.__dict__.update(state)
     return error

@@ -19,6 +19,7 @@ from provider_trace_store import (
     AsyncProviderTraceRepository,
     BaseProviderTrace,
     BulkResult,
+    InvalidArgumentError,
     InvalidCursorError,
     InvalidFilterError,
     InvalidIdentifierError,
@@ -47,6 +48,7 @@ from provider_trace_store import (
     TracePage,
     TraceTooLargeError,
     TraceWriter,
+    UnstorableTraceError,
     WriterClosedError,
     WriterStats,
     __version__,
@@ -265,6 +267,7 @@ def errors(repository: ProviderTraceRepository, trace: ProviderTrace) -> None:
         assert_type(error.table, str)
         assert_type(error.problems, list[str])
     values: list[type[ValueError]] = [
+        InvalidArgumentError,
         InvalidCursorError,
         InvalidFilterError,
         InvalidIdentifierError,
@@ -281,9 +284,20 @@ def errors(repository: ProviderTraceRepository, trace: ProviderTrace) -> None:
         ProviderTraceRejectedError,
         ProviderTraceUnavailableError,
         TableMissingError,
+        UnstorableTraceError,
         WriterClosedError,
     ]
     assert_type((values, of_migrations, ours)[0], list[type[ValueError]])
+
+
+def groups_of_errors(repository: ProviderTraceRepository, trace: ProviderTrace) -> None:
+    try:
+        repository.create(trace)
+    except InvalidArgumentError as error:
+        assert_type(error.name, str)
+        assert_type(error.reason, str)
+    except UnstorableTraceError as error:
+        assert_type(error.trace_id, str | None)
 
 
 def migrations(connection: Connection) -> None:

@@ -387,7 +387,7 @@ async def test_an_id_taken_by_another_organization_or_a_deleted_row_is_a_conflic
         errors.append(caught.value)
         await client.commit()
     assert {str(error).replace(error.trace_id, "ID") for error in errors} == {
-        "ID is taken by a trace with other content"
+        "ID is the id of a stored trace with other content, which stays unchanged: give this call an id of its own"
     }
     for error in errors:
         assert vars(error) == {"trace_id": error.trace_id}

@@ -219,7 +219,7 @@ async def test_an_id_of_another_organization_or_a_deleted_row_is_a_conflict_like
     assert counts(result) == (2, 0, 4)
     assert refusals(result) == [(trace_id(n), ProviderTraceConflictError) for n in (1, 2, 3, 4)]
     assert {str(item.error).replace(item.trace_id, "ID") for item in result.rejected} == {
-        "ID is taken by a trace with other content"
+        "ID is the id of a stored trace with other content, which stays unchanged: give this call an id of its own"
     }
     assert all(vars(item.error) == {"trace_id": item.trace_id} for item in result.rejected)
     assert await count(client, metadata_only=metadata_only) == 6

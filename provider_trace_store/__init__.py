@@ -1,4 +1,4 @@
-"""Keeps every call an LLM backend makes to a model provider, in full or as metadata."""
+"""Stores every call of an LLM backend to a model provider, in full or as metadata."""
 
 from provider_trace_store.async_repository import AsyncProviderTraceRepository
 from provider_trace_store.errors import (

@@ -1,4 +1,4 @@
-"""The command `provider-trace-store`, which says what is missing where its library is not installed."""
+"""The entry point of the command `provider-trace-store`; it works without Typer to say how to install it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from importlib.util import find_spec
 
 
 def main() -> None:
-    """Run the command; without Typer, say how to install it and exit with status 1."""
+    """Run the command. If Typer is not installed, print how to install it and exit with status 1."""
     if find_spec("typer") is None:
         sys.exit("provider-trace-store needs Typer: pip install 'provider_trace_store[cli]'")
-    # Not at the top: without Typer the line above is all that can be said.
+    # Not at the top of the module: `cli` imports Typer.
     from provider_trace_store.cli import app  # noqa: PLC0415
 
     app()

@@ -1,4 +1,4 @@
-"""What callers send and receive: a trace, and the metadata of one."""
+"""The Pydantic models of the public API: a trace, its metadata, and pages of both."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from uuid_utils import uuid7
 ID_PREFIX: Final = "provider_trace-"
 ID_PATTERN: Final = r"^provider_trace-[a-fA-F0-9]{8}"
 
-# PostgreSQL refuses an index entry of more than 2,704 bytes. The widest index holds an organization, a date
-# and an id, so each of its texts may take 1,024 bytes and fit with room to spare.
+# PostgreSQL refuses an index entry of more than 2,704 bytes. The widest index has an organization, a date and an id:
+# two texts of 1,024 bytes and a date fit.
 MAX_INDEXED_BYTES: Final = 1024
 
-# Under which key a read leaves what `ProviderTraceMetadata.stored_as` returns.
+# A read puts the value of `ProviderTraceMetadata.stored_as` into the object's `__dict__` under this key.
 STORED_AS_KEY: Final = "_stored_as"
 
-# A day inside what `datetime` can hold, so that any session's time zone can express the value, too.
+# One day inside the range of `datetime`: the value then fits in the time zone of any session.
 EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
 LATEST: Final = datetime.max.replace(tzinfo=UTC) - timedelta(days=1)
 
 
 def text_problem(value: str, max_bytes: int | None = None) -> str | None:
-    """Say why a text column cannot hold a string, or None where it can.
+    """Return the reason why a text column cannot store a string, or None if it can.
 
     Args:
         value: the string.
-        max_bytes: the longest UTF-8 form allowed, in bytes; None for no limit.
+        max_bytes: the largest allowed size in UTF-8, in bytes; None for no limit.
 
     Returns:
-        The reason, as the end of a sentence and without the string.
+        The reason, as the end of a sentence whose subject is the string; it does not repeat the string.
     """
     if "\0" in value:
-        return "holds a NUL character, which PostgreSQL's text cannot hold"
+        return "contains a NUL character, which PostgreSQL cannot store in text"
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
-        return "holds a lone surrogate, which UTF-8 text cannot hold"
+        return "contains a lone surrogate, which UTF-8 cannot encode"
     if max_bytes is not None and size > max_bytes:
-        return f"takes {size} bytes of UTF-8, more than the {max_bytes} that its index can hold"
+        return f"takes {size} bytes in UTF-8, and its index allows {max_bytes}"
     return None
 
 
@@ -68,12 +68,12 @@ def _utc(value: datetime) -> datetime:
     except OverflowError:
         moment = None
     if moment is None or not EARLIEST <= moment <= LATEST:
-        raise ValueError(f"lies outside {EARLIEST:%Y-%m-%d} to {LATEST:%Y-%m-%d}")
+        raise ValueError(f"must be from {EARLIEST:%Y-%m-%d} to {LATEST:%Y-%m-%d}")
     return moment
 
 
 def new_trace_id() -> str:
-    """Return a new id, `provider_trace-<UUIDv7>`: ids of later calls sort later (RFC 9562, section 5.7)."""
+    """Return a new id, `provider_trace-<UUIDv7>`; ids that are made later sort later (RFC 9562, section 5.7)."""
     return f"{ID_PREFIX}{uuid7()}"
 
 
@@ -85,15 +85,18 @@ TraceId = Annotated[str, Field(pattern=ID_PATTERN), BeforeValidator(_prefixed), 
 Text = Annotated[str, AfterValidator(_storable)]
 IndexedText = Annotated[str, AfterValidator(_indexable)]
 Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
-# Bodies stay out of every `repr`: those end up in logs and error reports.
+# No `repr` contains a body: a `repr` ends up in logs and error reports.
 Body = Annotated[dict[str, Any], Field(repr=False)]
 OptionalBody = Annotated[dict[str, Any] | None, Field(repr=False)]
 
 
 class BaseProviderTrace(BaseModel):
-    """What a trace and its metadata have in common: strict fields, and errors that show no input.
+    """Base of a trace and its metadata: unknown fields are refused, and validation errors do not show the input.
 
-    The subclasses list all their fields, so that each has them in the order of its table.
+    Each subclass lists all of its fields, because their order is that of the columns of its table.
+
+    Args:
+        id: see `ProviderTrace`.
     """
 
     model_config = ConfigDict(
@@ -108,29 +111,31 @@ class BaseProviderTrace(BaseModel):
 
 
 class ProviderTrace(BaseProviderTrace):
-    """One call to a model provider: what was sent, what came back, and for whom.
+    """One call to a model provider: its request, its response and its context.
+
+    Texts contain no NUL character and no lone surrogate.
 
     Args:
-        id: `provider_trace-<UUIDv7>` by default; any text that matches `ID_PATTERN`, of at most 1,024 bytes; a
-            bare `uuid.UUID` gets the prefix. The same id again means the same call again.
-        request_json: the request's body, as it was sent.
-        response_json: the response's body, as it came back.
+        id: the id of the call, `provider_trace-<UUIDv7>` by default: any text that matches `ID_PATTERN`, at most 1,024
+            bytes. A `uuid.UUID` gets the prefix. A second trace with the same id is a retry of the first.
+        request_json: the body of the request, unchanged.
+        response_json: the body of the response, unchanged.
         step_id: the agent step that made the call; at most 1,024 bytes. A step may make several calls.
         agent_id: the agent; at most 1,024 bytes.
-        agent_tags: the agent's tags at that time.
-        call_type: what the call was for: `agent_step`, `summarization`, …
-        run_id: the run that the step belongs to; at most 1,024 bytes.
+        agent_tags: the agent's tags at the time of the call.
+        call_type: the purpose of the call: `agent_step`, `summarization`, …
+        run_id: the run of the step; at most 1,024 bytes.
         source: the service that made the call.
-        org_id: the organization that the telemetry protocol reported; the repository's `organization_id` owns
-            the row.
+        org_id: the organization that the telemetry protocol reported. It does not own the row: the repository's
+            `organization_id` does.
         user_id: the user.
-        compaction_settings: of a summarization call.
-        llm_config: of any other call.
-        created_at: when the call was made, with a time zone; now by default. It is fixed here and not by the
-            database, so that a retry carries the same value. Kept in UTC, to the microsecond.
-        created_by_id: who wrote the row; the repository's `actor_id` where it is None.
-        last_updated_by_id: who wrote the row last; likewise.
-        updated_at: when the row was changed last; None for a row that never was.
+        compaction_settings: the settings of a summarization call.
+        llm_config: the model's settings of any other call.
+        created_at: the time of the call, with a time zone; now by default. It is stored in UTC, to the microsecond,
+            and lies between 0001-01-02 and 9999-12-30. The database does not set it: a retry has the same value.
+        created_by_id: the actor that created the row; None for the repository's `actor_id`.
+        last_updated_by_id: the actor that changed the row last; None for the repository's `actor_id`.
+        updated_at: the time of the last change of the row, as `created_at`; None for a row that was never changed.
     """
 
     request_json: Body
@@ -154,7 +159,7 @@ class ProviderTrace(BaseProviderTrace):
 class ProviderTraceMetadata(BaseProviderTrace):
     """A trace without its bodies and settings: small enough to keep for years.
 
-    Its fields are those of `ProviderTrace` of the same names.
+    See `ProviderTrace` for its fields: they have the same names and meanings.
     """
 
     step_id: IndexedText | None = None
@@ -172,27 +177,34 @@ class ProviderTraceMetadata(BaseProviderTrace):
 
     @property
     def stored_as(self) -> Literal["full", "metadata"] | None:
-        """Where the trace that was read is stored: `full` also where it is in both tables; None for one not read.
+        """The table that a read found the trace in: `full` or `metadata`, and `full` if both tables have it.
 
-        It is no field: it is not compared, dumped or taken as an argument.
+        It is None for an object that no read returned. It is not a field: it is not compared, not dumped and not an
+        argument.
         """
-        # Put there by a read. Pydantic compares private attributes, but no other keys, and iterates over no name
-        # with an underscore.
+        # A read sets this key. A private attribute of Pydantic's would be compared; this key is not. Iteration leaves
+        # it out, because its name begins with an underscore.
         return self.__dict__.get(STORED_AS_KEY)
 
     @classmethod
     def from_trace(cls, trace: ProviderTrace) -> Self:
-        """Return the metadata of a trace: the same `id`, the same `created_at`, no body."""
+        """Return the metadata of a trace: all of its fields but bodies and settings, with the same values.
+
+        Args:
+            trace: the trace.
+        """
         return cls.model_validate({name: getattr(trace, name) for name in cls.model_fields})
 
 
+# The two pages are not one generic class: Pydantic does not see the type of `items` through a generic dataclass, and a
+# host may give a page to FastAPI as the model of a response.
 @dataclass(frozen=True, slots=True)
 class MetadataPage:
-    """A page of metadata, and where the next one begins.
+    """A page of metadata.
 
     Args:
-        items: at most as many as asked for.
-        next_cursor: what to pass for the next page; None where there is none.
+        items: the metadata of the page's traces, in order; at most `limit` of them.
+        next_cursor: the `cursor` of the next page; None on the last page.
     """
 
     items: tuple[ProviderTraceMetadata, ...]
@@ -201,11 +213,11 @@ class MetadataPage:
 
 @dataclass(frozen=True, slots=True)
 class TracePage:
-    """A page of whole traces, and where the next one begins.
+    """A page of whole traces.
 
     Args:
-        items: at most as many as asked for.
-        next_cursor: what to pass for the next page; None where there is none.
+        items: the page's traces, in order; at most `limit` of them.
+        next_cursor: the `cursor` of the next page; None on the last page.
     """
 
     items: tuple[ProviderTrace, ...]

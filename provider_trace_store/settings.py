@@ -1,4 +1,4 @@
-"""What a deployment sets by environment variables: the only place that reads the environment."""
+"""The settings of a deployment, from environment variables. No other module reads the environment."""
 
 from __future__ import annotations
 
@@ -14,41 +14,48 @@ DEFAULT_DATABASE_URL: Final = "sqlite:///provider_traces.db"
 
 
 def psycopg_url(url: str) -> str:
-    """Return a database URL with psycopg 3 as the driver where it names PostgreSQL but no driver.
+    """Return a database URL, with psycopg 3 as the driver if it names PostgreSQL and no driver.
 
     Args:
-        url: `postgres://…` and `postgresql://…` mean psycopg 3; any other SQLAlchemy URL stays as it is.
+        url: a URL of SQLAlchemy's form. `postgres://…` and `postgresql://…` get the driver; any other URL is unchanged.
+
+    Returns:
+        The URL, with its password.
 
     Raises:
-        ValueError: it is no URL; the message does not repeat it, for it may hold a password.
+        ValueError: the text is not a URL. The message does not repeat it, because it may contain a password.
     """
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         parsed = None
     if parsed is None:
-        raise ValueError("is no database URL of the form driver://user:password@host/database")
+        raise ValueError("is not a database URL: write it as driver://user:password@host/database")
     if parsed.drivername in {"postgres", "postgresql"}:
         parsed = parsed.set(drivername="postgresql+psycopg")
     return parsed.render_as_string(hide_password=False)
 
 
 class StoreSettings(BaseSettings):
-    """The settings of a deployment, read from the environment when the object is made.
+    """The settings of a deployment, read from the environment when the object is created.
 
-    The repository reads no environment: hand it what it needs, such as `metadata_only=settings.metadata_only`.
+    The repository and the writer do not read the environment: pass them the settings that they need, such as
+    `metadata_only=settings.metadata_only`.
 
     Args:
-        database_url: `PROVIDER_TRACE_STORE_DATABASE_URL`, a URL of SQLAlchemy's form; `postgres://` and
-            `postgresql://` mean psycopg 3. The SQLite file `provider_traces.db` in the current directory by
-            default. It may hold a password: it is not part of the `repr`.
-        metadata_only: `PROVIDER_TRACE_STORE_METADATA_ONLY`, or
-            `LETTA_TELEMETRY_PROVIDER_TRACE_PG_METADATA_ONLY` of existing deployments: whether traces are
-            written without their bodies. False by default.
-        spool_dir: `PROVIDER_TRACE_STORE_SPOOL_DIR`, where `TraceWriter` keeps what waits for the database; no spool
-            by default.
-        source: `PROVIDER_TRACE_STORE_SOURCE`, or `LETTA_TELEMETRY_SOURCE` of existing deployments: the name
-            of the service that makes the calls, for `ProviderTrace.source`.
+        database_url: the database, as a URL of SQLAlchemy's form; `postgres://` and `postgresql://` mean psycopg 3. By
+            default it is the SQLite file `provider_traces.db` in the current directory. The `repr` leaves it out,
+            because it may contain a password. Variable: `PROVIDER_TRACE_STORE_DATABASE_URL`.
+        metadata_only: whether traces are written without their bodies; False by default. Variable:
+            `PROVIDER_TRACE_STORE_METADATA_ONLY`, or `LETTA_TELEMETRY_PROVIDER_TRACE_PG_METADATA_ONLY` of existing
+            deployments.
+        spool_dir: the directory in which `TraceWriter` keeps traces until the database has them; None, the default,
+            for no spool. Variable: `PROVIDER_TRACE_STORE_SPOOL_DIR`.
+        source: the name of the service that makes the calls, for `ProviderTrace.source`; None by default. Variable:
+            `PROVIDER_TRACE_STORE_SOURCE`, or `LETTA_TELEMETRY_SOURCE` of existing deployments.
+
+    Raises:
+        pydantic.ValidationError: a variable has an invalid value. The error does not repeat the value.
     """
 
     model_config = SettingsConfigDict(

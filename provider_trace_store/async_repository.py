@@ -1,4 +1,4 @@
-"""The asynchronous form of the repository."""
+"""The asynchronous form of the repository, for an `AsyncSession`."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _Result = TypeVar("_Result")
 
 
 class AsyncProviderTraceRepository:
-    """Keeps and finds the traces of one organization, on an asynchronous session of the host's.
+    """Writes and reads the traces of one organization, in an asynchronous session of the host.
 
-    The same methods as `ProviderTraceRepository`, which does the work, with `await`.
+    It has the methods of `ProviderTraceRepository`, with `await`, and runs them by `AsyncSession.run_sync`.
 
     Args:
-        session: the host's session.
+        session: the host's session; for its binds see `ProviderTraceRepository`.
         organization_id: as in `ProviderTraceRepository`.
         actor_id: as in `ProviderTraceRepository`.
         metadata_only: as in `ProviderTraceRepository`.
         max_body_bytes: as in `ProviderTraceRepository`.
 
     Raises:
-        InvalidIdentifierError: `organization_id` or `actor_id` is not text that a column can hold.
+        InvalidIdentifierError: `organization_id` or `actor_id` is not text that a column can store.
         InvalidLimitError: `max_body_bytes` is out of its range.
     """
 
@@ -69,15 +69,15 @@ class AsyncProviderTraceRepository:
         return await self._run(self._repository.create_many, traces)
 
     async def delete(self, trace_id: str) -> bool:
-        """Delete a trace; see `ProviderTraceRepository.delete`."""
+        """Mark a trace as deleted; see `ProviderTraceRepository.delete`."""
         return await self._run(self._repository.delete, trace_id)
 
     async def restore(self, trace_id: str) -> bool:
-        """Bring a deleted trace back; see `ProviderTraceRepository.restore`."""
+        """Undo the deletion of a trace; see `ProviderTraceRepository.restore`."""
         return await self._run(self._repository.restore, trace_id)
 
     async def get(self, trace_id: str) -> ProviderTrace | None:
-        """Return the whole trace of an id, or None; see `ProviderTraceRepository.get`."""
+        """Return a whole trace, or None; see `ProviderTraceRepository.get`."""
         return await self._run(self._repository.get, trace_id)
 
     async def get_by_step_id(self, step_id: str) -> ProviderTrace | None:
@@ -93,7 +93,7 @@ class AsyncProviderTraceRepository:
         return await self._run(self._repository.list_by_run_id, run_id, limit=limit, cursor=cursor)
 
     async def get_metadata(self, trace_id: str) -> ProviderTraceMetadata | None:
-        """Return the metadata of an id, or None; see `ProviderTraceRepository.get_metadata`."""
+        """Return the metadata of a trace, or None; see `ProviderTraceRepository.get_metadata`."""
         return await self._run(self._repository.get_metadata, trace_id)
 
     async def list_metadata(
@@ -112,16 +112,16 @@ class AsyncProviderTraceRepository:
     ) -> AsyncIterator[ProviderTraceMetadata]:
         """Return an iterator over the metadata of all traces; see `ProviderTraceRepository.iter_metadata`.
 
-        Its arguments are checked at the call, before the first is awaited.
+        The call itself checks the arguments and raises their errors; it is not awaited.
         """
-        return self._one_by_one(self._repository.iter_metadata(order=order, **filters))
+        return self._items(self._repository.iter_metadata(order=order, **filters))
 
     async def count_by(self, field: str, **filters: Unpack[TraceFilters]) -> dict[str | None, int]:
-        """Return how many traces have each value of a field; see `ProviderTraceRepository.count_by`."""
+        """Return the number of traces for each value of a field; see `ProviderTraceRepository.count_by`."""
         return await self._run(self._repository.count_by, field, **filters)
 
     async def count_by_day(self, **filters: Unpack[TraceFilters]) -> dict[date, int]:
-        """Return how many traces there are of each day in UTC; see `ProviderTraceRepository.count_by_day`."""
+        """Return the number of traces for each day in UTC; see `ProviderTraceRepository.count_by_day`."""
         return await self._run(self._repository.count_by_day, **filters)
 
     async def _run(
@@ -129,8 +129,8 @@ class AsyncProviderTraceRepository:
     ) -> _Result:
         return await self._session.run_sync(lambda _: method(*args, **kwargs))
 
-    async def _one_by_one(self, found: Iterator[ProviderTraceMetadata]) -> AsyncIterator[ProviderTraceMetadata]:
-        # As many at a time as the iterator reads.
+    async def _items(self, found: Iterator[ProviderTraceMetadata]) -> AsyncIterator[ProviderTraceMetadata]:
+        # One switch to the synchronous session for each page that the iterator reads, not for each trace.
         while traces := await self._run(list, islice(found, MAX_LIMIT)):
             for trace in traces:
                 yield trace

@@ -1,4 +1,4 @@
-"""The repository: keeps and finds the traces of one organization on a host's session."""
+"""The repository: writes and reads the traces of one organization in a host's session."""
 
 from __future__ import annotations
 
@@ -26,23 +26,25 @@ if TYPE_CHECKING:
 
 
 class ProviderTraceRepository:
-    """Keeps and finds the traces of one organization, on a session of the host's.
+    """Writes and reads the traces of one organization, in a session of the host.
 
-    It flushes and never commits: the host's transaction decides. What fails inside leaves that transaction
-    usable, on a connection that still works.
+    The repository flushes and never commits: the host ends the transaction. After an error of a write, the transaction
+    is usable, as long as its connection works.
 
     Args:
-        session: the host's session; of its binds, the one of the package's tables is used, which are in one database.
-        organization_id: the tenant that owns what is written and whose rows are read: text of 1 to 1,024
-            bytes. No method takes another.
-        actor_id: who writes, for traces that do not say so themselves.
-        metadata_only: the flag: whether traces are written to `provider_trace_metadata`, without their
-            bodies. It decides nothing else.
-        max_body_bytes: the largest body, or other document of a trace, that is taken, in bytes of its stored
-            text: 1 to 199,229,440 (190 MiB; a value of PostgreSQL's ends at 1 GB, and a trace has five).
+        session: the host's session. If it has several binds, the repository uses the bind of the package's tables;
+            both tables are in one database.
+        organization_id: the tenant that owns the rows that are written and read; text of 1 to 1,024 bytes. No method
+            reads or changes the rows of another tenant.
+        actor_id: the actor of the writes: the default of `created_by_id` and `last_updated_by_id`.
+        metadata_only: whether `create` and `create_many` write to `provider_trace_metadata`, without bodies; False by
+            default. Reads and deletions do not depend on it.
+        max_body_bytes: the largest allowed body, or other document of a trace, in bytes of its stored text: 1 to
+            199,229,440 (190 MiB), 64 MiB by default. PostgreSQL's limit of a value is 1 GB, and a trace has five
+            documents.
 
     Raises:
-        InvalidIdentifierError: `organization_id` or `actor_id` is not text that a column can hold.
+        InvalidIdentifierError: `organization_id` or `actor_id` is not text that a column can store.
         InvalidLimitError: `max_body_bytes` is out of its range.
     """
 
@@ -67,20 +69,20 @@ class ProviderTraceRepository:
     def create(self, trace: ProviderTrace) -> ProviderTrace | ProviderTraceMetadata:
         """Store a trace and return it as it is stored.
 
-        Sending the same trace again is safe: it returns what is stored and writes nothing.
+        Sending the same trace again is safe: the call returns the stored trace and writes nothing.
 
         Args:
-            trace: the call to record.
+            trace: the trace to store.
 
         Returns:
-            `ProviderTrace`, or `ProviderTraceMetadata` where the repository was made with `metadata_only`.
+            The trace; its metadata if the repository has `metadata_only`.
 
         Raises:
-            TraceEncodingError: it holds something that cannot be stored exactly; the database was not touched.
-            TraceTooLargeError: a document of it is larger than `max_body_bytes`; likewise.
-            ProviderTraceConflictError: the id is taken by a trace with other content.
-            ProviderTraceRejectedError: the database refused the row, such as by a host's foreign key.
-            ProviderTraceUnavailableError: the database could not store it now.
+            TraceEncodingError: the trace holds a value that cannot be stored exactly. The database was not touched.
+            TraceTooLargeError: a document of the trace is larger than `max_body_bytes`. The database was not touched.
+            ProviderTraceConflictError: the id belongs to a stored trace with other content.
+            ProviderTraceRejectedError: the database refused the row, for example by a host's foreign key.
+            ProviderTraceUnavailableError: the database could not store the trace now.
             TableMissingError: the database has not been migrated.
         """
         kept = self._kind.view_of(trace)
@@ -92,99 +94,110 @@ class ProviderTraceRepository:
         return kept.model_copy(update={name: written[name] for name in NOT_CONTENT})
 
     def create_many(self, traces: Iterable[ProviderTrace]) -> bulk.BulkResult:
-        """Store many traces at the speed of COPY, as if each were given to `create`, one after the other.
+        """Store many traces at the speed of COPY; the result is that of one `create` for each, in their order.
 
-        A trace that cannot be stored costs none of the others. Sending traces again is safe: what is stored
-        already is counted as unchanged. Memory is bounded: at most 1,000 traces or about 4 MB of stored text
-        are held at a time, or one trace where it is larger.
+        A trace that cannot be stored does not affect the others. Sending traces again is safe: a trace that is stored
+        already counts as unchanged. Memory is bounded: the call holds at most 1,000 traces or about 4 MB of stored
+        text at a time, or one trace if it is larger.
 
         Args:
-            traces: of any number; an iterator may use the session, too, but not end its transaction. A list
-                or tuple is encoded while the database writes, which is faster.
+            traces: any number of traces. An iterator may use the session, but must not end its transaction. The traces
+                of a list or tuple are encoded while the database writes, which is faster.
 
         Returns:
-            How many were created and how many were unchanged, and each that was rejected with its error:
-            ProviderTraceConflictError, TraceEncodingError, TraceTooLargeError, ProviderTraceRejectedError.
+            The number of created and of unchanged traces, and each rejected trace with its error, an
+            UnstorableTraceError.
 
         Raises:
-            ProviderTraceUnavailableError: the database could not store a part of them now: connection lost,
-                timeout, deadlock, disk full. What was written before, in parts of 1,000, is in the host's
-                transaction; send all of them again, in this transaction or, where it is lost, in the next.
+            ProviderTraceUnavailableError: the database could not store a part of the traces now: connection lost,
+                timeout, deadlock, disk full. The earlier parts, of at most 1,000 traces, are in the host's transaction.
+                Send all traces again: in this transaction, or in a new one if its connection was lost.
             TableMissingError: the database has not been migrated.
-            TypeError: one of them is no `ProviderTrace`; what was written before is in the transaction.
+            TypeError: an item is not a `ProviderTrace`. The traces of earlier parts are in the host's transaction.
         """
         return bulk.create_many(self._store, self._rows, traces)
 
     def delete(self, trace_id: str) -> bool:
-        """Delete a trace, so that no read returns or counts it; its row stays, and `restore` brings it back.
+        """Mark a trace as deleted: no read returns or counts it. Its row stays, and `restore` undoes the deletion.
 
-        Its id stays taken: creating the trace again is a conflict.
+        The id stays in use: creating the trace again raises ProviderTraceConflictError.
 
         Args:
-            trace_id: any text.
+            trace_id: the id of the trace; any text.
 
         Returns:
-            Whether there was such a trace, and it was not deleted.
+            Whether this call deleted the trace. It is False if there is no such trace, or if it was deleted before.
 
         Raises:
-            ProviderTraceRejectedError: the database refused the change, such as by a host's trigger.
-            ProviderTraceUnavailableError: the database could not do it now.
+            ProviderTraceRejectedError: the database refused the change, for example by a host's trigger.
+            ProviderTraceUnavailableError: the database could not make the change now.
             TableMissingError: the database has not been migrated.
         """
         return self._mark(trace_id, is_deleted=True)
 
     def restore(self, trace_id: str) -> bool:
-        """Bring a deleted trace back; arguments and errors as `delete`.
+        """Undo the deletion of a trace.
+
+        Args:
+            trace_id: the id of the trace; any text.
 
         Returns:
-            Whether there was such a trace, and it was deleted.
+            Whether this call restored the trace. It is False if there is no such trace, or if it is not deleted.
+
+        Raises:
+            ProviderTraceRejectedError: the database refused the change, for example by a host's trigger.
+            ProviderTraceUnavailableError: the database could not make the change now.
+            TableMissingError: the database has not been migrated.
         """
         return self._mark(trace_id, is_deleted=False)
 
     def get(self, trace_id: str) -> ProviderTrace | None:
-        """Return the whole trace of an id, or None; a trace that was written as metadata has no whole.
+        """Return a whole trace, or None if there is none, or if only its metadata was written.
 
         Args:
-            trace_id: any text.
+            trace_id: the id of the trace; any text.
         """
         return self._reader.get(trace_id)
 
     def get_by_step_id(self, step_id: str) -> ProviderTrace | None:
-        """Return the newest whole trace of a step, or None.
+        """Return the newest whole trace of a step, or None if it has none.
 
         Args:
-            step_id: any text.
+            step_id: the step; any text.
         """
         return self._reader.get_by_step_id(step_id)
 
     def list_by_step_id(self, step_id: str) -> list[ProviderTrace]:
-        """Return all whole traces of a step, oldest first, those of one moment by id; `[]` where there is none.
+        """Return all whole traces of a step, oldest first; traces with the same `created_at` are ordered by id.
 
         Args:
-            step_id: any text.
+            step_id: the step; any text.
+
+        Returns:
+            The traces, all in memory at once; an empty list if there is none.
         """
         return self._reader.list_by_step_id(step_id)
 
     def list_by_run_id(self, run_id: str, *, limit: int = 20, cursor: str | None = None) -> TracePage:
-        """Return a page of the whole traces of a run, oldest first, those of one moment by id.
+        """Return a page of the whole traces of a run, oldest first; traces with the same `created_at` by id.
 
         Args:
-            run_id: any text.
-            limit: the most traces in the page, 1 to 1,000; all their bodies are in memory at once.
-            cursor: `next_cursor` of the page before; None for the first.
+            run_id: the run; any text.
+            limit: the largest number of traces on the page, 1 to 1,000. All their bodies are in memory at once.
+            cursor: `next_cursor` of the previous page; None for the first page.
 
         Raises:
-            InvalidCursorError: `cursor` is damaged, or of another run, method or organization.
-            InvalidFilterError: `run_id` is no text.
+            InvalidCursorError: `cursor` is damaged, or belongs to another run, method or organization.
+            InvalidFilterError: `run_id` is not text.
             InvalidLimitError: `limit` is out of its range.
         """
         return self._pages.list_by_run_id(run_id, limit, cursor)
 
     def get_metadata(self, trace_id: str) -> ProviderTraceMetadata | None:
-        """Return the metadata of an id, or None; a trace that was written in full has metadata, too.
+        """Return the metadata of a trace that was written in full or as metadata, or None if there is none.
 
         Args:
-            trace_id: any text.
+            trace_id: the id of the trace; any text.
         """
         return self._reader.get_metadata(trace_id)
 
@@ -196,20 +209,21 @@ class ProviderTraceRepository:
         cursor: str | None = None,
         **filters: Unpack[TraceFilters],
     ) -> MetadataPage:
-        """Return a page of the metadata of all traces, written in full or as metadata, by date and then by id.
+        """Return a page of the metadata of all traces, written in full or as metadata, by `created_at` and then by id.
 
-        No trace comes twice or is left out between pages, whatever is written meanwhile; one that is written
-        later with a date that was passed already is on no page after it. `stored_as` of each says where it is.
+        The pages contain each trace once, and writes between two pages do not change that. A trace that is written
+        later with a date before the cursor is not on the following pages. `stored_as` of an item says which table it
+        is in.
 
         Args:
-            order: `newest` or `oldest` first.
-            limit: the most in the page, 1 to 1,000.
-            cursor: `next_cursor` of the page before; None for the first.
+            order: `newest` or `oldest`: the traces that come first.
+            limit: the largest number of items on the page, 1 to 1,000.
+            cursor: `next_cursor` of the previous page; None for the first page.
             filters: see `TraceFilters`.
 
         Raises:
-            InvalidCursorError: `cursor` is damaged, or of other filters, order, method or organization.
-            InvalidFilterError: a filter is no text, a date has no time zone, or there is no such order.
+            InvalidCursorError: `cursor` is damaged, or belongs to other filters, another order, method or organization.
+            InvalidFilterError: a filter is not text, a date has no time zone, or `order` is neither of the two.
             InvalidLimitError: `limit` is out of its range.
         """
         return self._pages.list_metadata(selection_of(**filters), order, limit, cursor)
@@ -217,43 +231,51 @@ class ProviderTraceRepository:
     def iter_metadata(
         self, *, order: Order = "newest", **filters: Unpack[TraceFilters]
     ) -> Iterator[ProviderTraceMetadata]:
-        """Return an iterator over the metadata of all traces, as by `list_metadata`, 1,000 in memory at a time.
+        """Return an iterator over the metadata of all traces, in the order of `list_metadata`.
 
-        The host may commit or roll back between two of them: each 1,000 are a statement of their own.
+        It reads pages of 1,000 traces, one statement each, and holds one page in memory. The host may commit or roll
+        back between two items.
 
         Args:
-            order: `newest` or `oldest` first.
+            order: `newest` or `oldest`: the traces that come first.
             filters: see `TraceFilters`.
 
         Raises:
-            InvalidFilterError: a filter is no text, a date has no time zone, or there is no such order.
+            InvalidFilterError: a filter is not text, a date has no time zone, or `order` is neither of the two. The
+                call raises it, before the first item.
         """
         return chain.from_iterable(self._pages.iter_metadata(selection_of(**filters), order))
 
     def count_by(self, field: str, **filters: Unpack[TraceFilters]) -> dict[str | None, int]:
-        """Return how many traces have each value of a field, the most frequent first.
+        """Return the number of traces for each value of a field.
 
-        It reads the metadata of all that it counts: give a range of dates.
+        The call reads the metadata of every trace that it counts: limit the range of dates.
 
         Args:
             field: `agent_id`, `call_type`, `org_id`, `source` or `user_id`.
             filters: see `TraceFilters`.
 
+        Returns:
+            The number of traces by value, the most frequent value first; None counts the traces without a value.
+
         Raises:
-            InvalidFilterError: there is no such field, a filter is no text, or a date has no time zone.
+            InvalidFilterError: `field` is not one of these, a filter is not text, or a date has no time zone.
         """
         return self._pages.count_by(selection_of(**filters), field)
 
     def count_by_day(self, **filters: Unpack[TraceFilters]) -> dict[date, int]:
-        """Return how many traces there are of each day in UTC, the oldest first, days without any left out.
+        """Return the number of traces for each day in UTC.
 
-        It reads the metadata of all that it counts: give a range of dates.
+        The call reads the metadata of every trace that it counts: limit the range of dates.
 
         Args:
             filters: see `TraceFilters`.
 
+        Returns:
+            The number of traces by day, the oldest day first; a day without traces is left out.
+
         Raises:
-            InvalidFilterError: a filter is no text, or a date has no time zone.
+            InvalidFilterError: a filter is not text, or a date has no time zone.
         """
         return self._pages.count_by_day(selection_of(**filters))
 

@@ -1,6 +1,7 @@
-r"""Exact JSON: what is stored reads back equal, and what could not is refused before the database is touched.
+r"""Exact JSON: a stored document reads back equal; a document that would not is refused before any database work.
 
-What is JSON is stored as plain JSON. What JSON lacks becomes an object with one key that begins with `$pts:`:
+A value that JSON has is stored as plain JSON. A value that JSON lacks is stored as an object with one key that begins
+with `$pts:`, its special form:
 
 | Python                                        | stored                                                  |
 |-----------------------------------------------|---------------------------------------------------------|
@@ -9,15 +10,15 @@ What is JSON is stored as plain JSON. What JSON lacks becomes an object with one
 | `int` of more than 640 digits                 | `{"$pts:int": "<hexadecimal, with a minus sign>"}`      |
 | `tuple`                                       | `{"$pts:tuple": [...]}`                                 |
 | `str` with a high surrogate before a low one  | `{"$pts:str": ["...\ud83d", "\ude00..."]}`: its parts   |
-| `dict` with such a key                        | `{"$pts:dict": [[key, value], ...]}`                    |
-| `dict` whose one key looks like these         | that key with one more `$`: `{"$$pts:float": ...}`      |
+| `dict` with such a `str` as a key             | `{"$pts:dict": [[key, value], ...]}`                    |
+| `dict` whose one key looks like a form's      | that key with one more `$`: `{"$$pts:float": ...}`      |
 
-JSON's escapes would read two surrogates in a row as one astral character (RFC 8259, section 7); a lone one is
-stored as its escape. An object that looks like one of these forms but is none, as another system may have
-written it, is returned as it stands.
+A JSON reader takes the escapes of a high and a low surrogate for one character (RFC 8259, section 7), so such a `str`
+is stored in parts. A lone surrogate is stored as its escape. An object whose key looks like a special form's, but whose
+content is not one that `encode` writes, came from another system: `decode` returns it unchanged.
 
-A subclass of a type that JSON knows is stored as that type, provided that it compares as that type does, so
-that it reads back equal: `StrEnum`, `IntEnum`, `OrderedDict`, `defaultdict`, named tuples.
+An instance of a subclass is stored as the type itself if the subclass compares as the type does, because it then reads
+back equal: `StrEnum`, `IntEnum`, `OrderedDict`, `defaultdict`, named tuples. All other types are refused.
 """
 
 from provider_trace_store.codec.documents import Encoded, decode, encode, encode_utf8, same_document

@@ -1,4 +1,4 @@
-"""Reads what the quick parser cannot, and puts what the special forms stand for in their place."""
+"""Parses JSON that pydantic-core's parser refuses, and replaces special forms by their values."""
 
 from __future__ import annotations
 
@@ -25,8 +25,15 @@ _HEXADECIMAL: Final = re.compile(r"-?[1-9a-f][0-9a-f]*")
 _FLOATS: Final = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
 
-def parse_slowly(text: str | bytes) -> Any:  # noqa: ANN401  (a document is of any type)
-    """Return the document of any JSON, lone surrogates and integers of any length included, or TraceDecodingError."""
+def parse_any(text: str | bytes) -> Any:  # noqa: ANN401  (a document is of any type)
+    """Return the document of any JSON, lone surrogates and integers of any length included; slower than pydantic-core.
+
+    Args:
+        text: the JSON; bytes are UTF-8.
+
+    Raises:
+        TraceDecodingError: the text is not JSON, or is nested deeper than Python's parser allows.
+    """
     nested = False
     try:
         return _parse(text)
@@ -35,13 +42,13 @@ def parse_slowly(text: str | bytes) -> Any:  # noqa: ANN401  (a document is of a
     except RecursionError:
         nested = True
     if nested and sys.version_info < (3, 12):
-        # CPython 3.11 counts a document's levels on top of the caller's frames: a thread has none yet.
+        # CPython 3.11 counts the document's levels and the caller's stack frames together. A new thread has no frames.
         try:
             with ThreadPoolExecutor(max_workers=1) as thread:
                 return thread.submit(_parse, text).result()
         except (ValueError, RuntimeError):
             pass
-    # Outside of the handlers: the parser's error holds the whole text.
+    # Outside of the handlers: a chained error of the parser would carry the whole text.
     raise TraceDecodingError
 
 
@@ -61,9 +68,13 @@ def _parse_integer(literal: str) -> int:
 
 
 def restore(document: Any) -> Any:  # noqa: ANN401  (a document is of any type)
-    """Put what the special forms stand for in their place, the innermost first and without recursion."""
+    """Replace the special forms in a document by their values, the innermost first; return the document.
+
+    It uses no recursion, so the depth of the caller's stack does not matter.
+    """
     root = [document]
     places: list[tuple[Any, Any]] = [(root, 0)]
+    # The loop appends to the list that it iterates over, so it visits every level.
     for container, key in places:
         value = container[key]
         if type(value) is dict:
@@ -88,7 +99,7 @@ def _restored(value: dict[str, Any]) -> Any:  # noqa: ANN401  (a document is of 
     return value if restored is None else restored
 
 
-# Each returns None for content that `encode` never writes.
+# Each of these functions returns None for content that `encode` never writes.
 
 
 def _restored_float(content: object) -> float | None:
@@ -129,8 +140,8 @@ def _restored_dict(content: object) -> dict[str, Any] | None:
     if not all(type(key) is str for key, _ in content):
         return None
     restored = dict(content)
-    unlike = len(restored) != len(content) or not any(map(has_surrogate_pair, restored))
-    return None if unlike else restored
+    has_duplicates = len(restored) != len(content)
+    return restored if not has_duplicates and any(map(has_surrogate_pair, restored)) else None
 
 
 _FORMS: Final[dict[str, Callable[[object], Any]]] = {

@@ -1,4 +1,4 @@
-"""Documents to their stored text and back, and whether two stored texts are of equal documents."""
+"""Encodes a document to its stored text, decodes it again, and compares two stored texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from pydantic_core import from_json
 
-from provider_trace_store.codec.decoder import parse_slowly, restore
+from provider_trace_store.codec.decoder import parse_any, restore
 from provider_trace_store.codec.encoder import Encoder
 from provider_trace_store.codec.forms import MARK, MAX_DEPTH
 from provider_trace_store.errors import TraceDecodingError, TraceEncodingError
@@ -23,7 +23,7 @@ _UNREADABLE: Final = object()
 
 
 class Encoded(str):
-    """A document's stored text, which is bound as it is; its `repr`, as in logs, hides it."""
+    """The stored text of a document: the type of a JSON column binds it unchanged, and its `repr` hides the content."""
 
     __slots__ = ()
 
@@ -32,64 +32,67 @@ class Encoded(str):
 
 
 def encode(document: object, path: str = "document") -> Encoded:
-    """Return the stored text of a document; arguments and errors as `encode_utf8`."""
+    """Return the stored text of a document; see `encode_utf8` for the arguments and errors."""
     return Encoded(encode_utf8(document, path), "utf-8")
 
 
 def encode_utf8(document: object, path: str = "document") -> bytes:
-    """Return the stored text of a document, in UTF-8, as it comes from the serializer.
+    """Return the stored text of a document as UTF-8.
 
     Args:
-        document: JSON as Python has it, and whatever the table of this package lists, of at most `MAX_DEPTH`
-            levels in its stored form.
-        path: what errors call the document, such as `request_json`.
+        document: values of JSON's types and of the types in the package's table, nested at most `MAX_DEPTH` levels in
+            the stored form.
+        path: the name of the document in errors, such as `request_json`.
 
     Returns:
-        The text, which `decode` turns back into an equal document.
+        The text; `decode` turns it into an equal document.
 
     Raises:
-        TraceEncodingError: the document holds something that would not read back equal.
+        TraceEncodingError: the document contains a value that would not read back equal.
     """
     try:
-        # orjson goes first: it stops at a cycle. What it takes and would not read back equal (NaN, tuples, UUIDs,
-        # enumerations, fragments) is found after it; it refuses keys that are not exactly text.
+        # orjson runs before `_is_plain`, because it stops at a cycle, and it refuses keys that are not exactly `str`.
+        # `_is_plain` finds the values that orjson accepts, but that would not read back equal: NaN, tuples, UUIDs,
+        # enumerations, fragments.
         text = orjson.dumps(document, option=_OPTIONS)
         if _is_plain(document) and not _is_marked(text):
             return text
     except (TypeError, RecursionError):
-        """It is not plain JSON."""
+        pass  # the document is not plain JSON
     try:
         return Encoder(path).write(document).encode()
     except RecursionError:
         pass
-    raise TraceEncodingError(path, "the caller's stack leaves no room to encode it")
+    raise TraceEncodingError(path, "Python's recursion limit is reached: call with fewer frames on the stack")
 
 
 def decode(text: str | bytes) -> Any:  # noqa: ANN401  (a document is of any type)
     """Return the document of a stored text.
 
     Args:
-        text: JSON, of this package or of another writer; bytes in UTF-8.
+        text: JSON, written by this package or by another system; bytes are UTF-8.
 
     Raises:
-        TraceDecodingError: it is not JSON, or nested too deeply for Python's own parser.
+        TraceDecodingError: the text is not JSON, or is nested deeper than Python's parser allows.
     """
     try:
         document = from_json(text)
     except (TypeError, ValueError):
         document = _UNREADABLE
     if document is _UNREADABLE:
-        # Lone surrogates, integers of more than 4,300 digits and foreign documents of more levels.
-        document = parse_slowly(text)
+        # The text may have a lone surrogate, an integer of more than 4,300 digits or, from another system, more levels.
+        document = parse_any(text)
     return restore(document) if _is_marked(text) else document
 
 
 def same_document(stored: str | None, encoded: str | bytes | None) -> bool:
-    """Say whether two stored texts are of equal documents; the order of keys and white space do not matter.
+    """Return whether two stored texts have equal documents; the order of keys and white space do not matter.
+
+    `-0.0` differs from `0.0`, and NaN equals NaN.
 
     Args:
-        stored: the text of a column, of this package or of another writer; None for SQL's NULL.
-        encoded: what `encode` or `encode_utf8` returned; None for no document.
+        stored: the text of a column, written by this package or by another system; None for SQL's NULL.
+        encoded: the result of `encode` or `encode_utf8`; None for no document.
     """
     if isinstance(encoded, bytes):
         encoded = encoded.decode()
@@ -98,7 +101,7 @@ def same_document(stored: str | None, encoded: str | bytes | None) -> bool:
     try:
         pairs = [(_read(stored), _read(encoded))]
     except TraceDecodingError:
-        # Another writer's, and nothing that `encode` returns.
+        # `encode` never returns such a text, so the two differ.
         return False
     while pairs:
         inner = _inner_pairs(*pairs.pop())
@@ -109,7 +112,7 @@ def same_document(stored: str | None, encoded: str | bytes | None) -> bool:
 
 
 def _inner_pairs(one: Any, other: Any) -> Iterable[tuple[Any, Any]] | None:  # noqa: ANN401  (as `decode`)
-    """Return the values of two documents that must be the same for these to be, or None where these differ."""
+    """Return the pairs of inner values that still have to be compared, or None if the two documents differ."""
     kind = type(one)
     inner: Iterable[tuple[Any, Any]] = ()
     if kind is not type(other):
@@ -121,7 +124,7 @@ def _inner_pairs(one: Any, other: Any) -> Iterable[tuple[Any, Any]] | None:  # n
         same = len(one) == len(other)
         inner = zip(one, other, strict=False)
     elif kind is float:
-        # To the last bit, where `==` knows no sign of zero and no NaN that equals itself.
+        # `==` ignores the sign of zero, and finds that NaN differs from itself.
         same = one.hex() == other.hex()
     else:
         same = one == other
@@ -133,14 +136,14 @@ def _read(text: str | None) -> Any:  # noqa: ANN401  (as `decode`)
 
 
 def _is_marked(text: str | bytes) -> bool:
-    # The search for one character is many times faster, and most texts have none.
+    # Searching one character is many times faster, and most texts have no `$`.
     if isinstance(text, bytes):
         return b"$" in text and b"$pts:" in text
     return "$" in text and MARK in text
 
 
 def _is_plain(document: object) -> bool:
-    # Level by level rather than by recursion: half the time, and the levels are counted by the way.
+    # Level by level takes half the time of recursion, and counts the levels.
     level: list[Any] = [document]
     if type(document) is not dict and type(document) is not list:
         return False

@@ -1,4 +1,4 @@
-"""Writes the stored form of any storable document, and refuses the rest: the way of documents that are not plain."""
+"""Encodes documents that are not plain JSON: it writes special forms, and refuses values that it cannot store."""
 
 from __future__ import annotations
 
@@ -40,11 +40,13 @@ class _Container:
 
     Args:
         value: the container.
-        items: its items, each under its key or index.
-        levels: how many levels its stored form takes.
-        close: what ends its text.
-        pairs: whether it is a dict that is written as a list of pairs.
-        key_prefix: what its keys are stored with in front.
+        items: its remaining items, each with its key or index.
+        levels: the number of levels that its stored form adds.
+        close: the end of its text.
+        pairs: whether it is a dict that is stored as a list of pairs.
+        key_prefix: the prefix of its keys in the stored form.
+        separator: the text before the next item.
+        step: the key or index of the current item, for the path in an error.
     """
 
     value: object
@@ -58,10 +60,10 @@ class _Container:
 
 
 class Encoder:
-    """Writes any storable document, without recursion, so that the caller's stack does not matter.
+    """Encodes one document. It uses no recursion, so the depth of the caller's stack does not matter.
 
     Args:
-        path: what errors call the document.
+        path: the name of the document in errors, such as `request_json`.
     """
 
     def __init__(self, path: str) -> None:
@@ -72,7 +74,14 @@ class Encoder:
         self._depth = 0
 
     def write(self, document: object) -> str:
-        """Return the document's stored text; TraceEncodingError where it would not read back equal."""
+        """Return the stored text of a document.
+
+        Args:
+            document: see `encode_utf8`.
+
+        Raises:
+            TraceEncodingError: the document contains a value that would not read back equal.
+        """
         self._write_value(document)
         while self._open:
             container = self._open[-1]
@@ -103,9 +112,9 @@ class Encoder:
                 self._text.append(":")
 
     def _write_value(self, value: Any) -> None:  # noqa: ANN401  (a value of any type)
-        kind = _stored_as(type(value))
+        kind = _stored_type(type(value))
         if kind is None:
-            raise self._refusal(_with_article(type(value).__name__))
+            raise self._error(_with_article(type(value).__name__))
         if kind is str:
             self._write_text(str.__str__(value))
         elif kind is bool:
@@ -151,18 +160,18 @@ class Encoder:
         self._text.append(f'{{"{MARK}{name}":{content}}}')
 
     def _open_dict(self, value: dict[Any, Any]) -> None:
-        # An OrderedDict keeps its order apart from the dict that it is.
+        # `dict.items` of an OrderedDict ignores the order that `move_to_end` has made.
         pairs = OrderedDict.items(value) if isinstance(value, OrderedDict) else dict.items(value)
         items: list[tuple[str | int, Any]] = []
-        odd = False
+        needs_pairs = False
         for key, item in pairs:
             kind = type(key)
-            if _stored_as(kind) is not str or kind.__hash__ is not _TEXT_HASH:
-                raise self._refusal(f"a key of type {kind.__name__}")
+            if _stored_type(kind) is not str or kind.__hash__ is not _TEXT_HASH:
+                raise self._error(f"a key of type {kind.__name__}")
             text = str.__str__(key)
-            odd = odd or has_surrogate_pair(text)
+            needs_pairs = needs_pairs or has_surrogate_pair(text)
             items.append((text, item))
-        if odd:
+        if needs_pairs:
             self._text.append('{"$pts:dict":[')
             container = _Container(value, iter(items), 3, "]]}", pairs=True, separator="[")
         else:
@@ -173,7 +182,7 @@ class Encoder:
 
     def _push(self, container: _Container) -> None:
         if id(container.value) in self._open_ids:
-            raise self._refusal("a container that holds itself")
+            raise self._error("a container that holds itself")
         self._check_depth(container.levels)
         self._depth += container.levels
         self._open_ids.add(id(container.value))
@@ -181,9 +190,9 @@ class Encoder:
 
     def _check_depth(self, levels: int) -> None:
         if self._depth + levels > MAX_DEPTH:
-            raise self._refusal(f"nested deeper than {MAX_DEPTH} levels")
+            raise self._error(f"nested deeper than {MAX_DEPTH} levels")
 
-    def _refusal(self, reason: str) -> TraceEncodingError:
+    def _error(self, reason: str) -> TraceEncodingError:
         steps = [container.step for container in self._open]
         parts = [f"[{step}]" if isinstance(step, int) else _key_in_path(step) for step in steps]
         if len(parts) > _MAX_PATH_STEPS:
@@ -192,8 +201,8 @@ class Encoder:
         return TraceEncodingError(self._path + "".join(parts), reason)
 
 
-def _stored_as(kind: type) -> type | None:
-    """Return the type that values of a type read back as, or None where that would not be equal."""
+def _stored_type(kind: type) -> type | None:
+    """Return the type that values of a type read back as, or None if they would not read back equal."""
     if kind in _EXACT:
         return kind
     for base in _OPEN_TO_SUBCLASSES:

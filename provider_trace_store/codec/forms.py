@@ -1,15 +1,15 @@
-"""What the writer and the reader of the stored form agree on."""
+"""Constants of the stored form, shared by the encoder and the decoder."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-# The levels of the stored form, a form of its own included: pydantic-core's parser stops at 200, whatever the
-# caller's stack, where the standard library's would count the caller's frames on CPython 3.11.
+# The largest number of nested containers in a stored text, those of special forms included: pydantic-core's parser
+# stops at 200. On CPython 3.11 the standard library's parser counts the caller's stack frames, too.
 MAX_DEPTH: Final = 200
 
-# `sys.set_int_max_str_digits` goes down to 640: an integer of so many digits can be read under any setting.
+# Python reads an integer of at most 640 digits under any setting of `sys.set_int_max_str_digits`.
 MAX_DIGITS: Final = 640
 INTEGER_LIMIT: Final = 10**MAX_DIGITS
 
@@ -19,8 +19,8 @@ BETWEEN_SURROGATES: Final = re.compile("(?<=[\ud800-\udbff])(?=[\udc00-\udfff])"
 
 
 def has_surrogate_pair(text: str) -> bool:
-    """Say whether a text has two surrogates in a row that JSON's escapes would read as one character."""
-    # Far quicker than the search; nearly all text has no surrogate at all.
+    """Return whether a text has a high surrogate before a low one, whose escapes JSON reads as one character."""
+    # Both checks are much faster than the search, and nearly all texts have no surrogate.
     if text.isascii():
         return False
     try:

@@ -9,10 +9,10 @@ EXTRAS := binary,sqlite,cli,otel
 PROCESSES ?= 2
 PYTEST := python -m pytest -n $(PROCESSES) --dist worksteal
 
-.PHONY: help demo test bench bench-scale chaos lint types contracts wheel lowest clean
+.PHONY: help demo test bench bench-compare bench-scale chaos lint types contracts wheel lowest clean
 
 help: ## List the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 demo: $(VENV)/installed ## Migrate a SQLite file, record and read traces, show them
 	$(BIN)/python examples/quickstart.py
@@ -22,6 +22,9 @@ test: $(VENV)/installed-dev ## Run all tests on SQLite and on PostgreSQL servers
 
 bench: $(VENV)/installed-dev ## Measure the package against the raw drivers (about 8 minutes)
 	$(BIN)/python -m benchmarks
+
+bench-compare: $(VENV)/installed-dev ## Measure the package beside that of a commit: make bench-compare BASE=main (about 10 minutes)
+	$(BIN)/python -m benchmarks compare $(BASE)
 
 bench-scale: $(VENV)/installed-bench ## Measure reads at 100,000 to 10,000,000 rows, into docs/ (about 40 minutes, 20 GB)
 	$(BIN)/python -m benchmarks.scale --docs docs

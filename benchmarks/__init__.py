@@ -1,1 +1,1 @@
-"""Measures the package against the raw driver doing the same work: `python -m benchmarks --help`."""
+"""Measures the package beside the raw drivers, and one commit beside another: `python -m benchmarks --help`."""

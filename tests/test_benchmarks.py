@@ -15,11 +15,12 @@ import orjson
 import pytest
 from sqlalchemy import text
 
-from benchmarks import conversations, report, server, suite
-from benchmarks.bench import Bench, Effort
-from benchmarks.figures import Figure
-from benchmarks.latency import Latencies, Latency, Percentiles
-from benchmarks.scale import load, population
+from benchmarks.core import server
+from benchmarks.core.bench import Bench, Effort
+from benchmarks.core.command import figures
+from benchmarks.core.results import Figure, Result, Sample
+from benchmarks.data import conversations
+from benchmarks.scale import tables
 from benchmarks.scale.questions import questions
 from provider_trace_store.schemas import ID_PATTERN
 
@@ -52,11 +53,11 @@ def test_a_quick_run_measures_every_figure_and_drops_its_database(empty_postgres
     ran = run(empty_postgres, "--quick", "--json", str(tmp_path / "run.json"))
     assert (ran.returncode, ran.stderr) == (0, "")
     document: dict[str, Any] = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
-    assert [figure["name"] for figure in document["figures"]] == [figure.name for figure in suite.figures()]
+    assert [figure["name"] for figure in document["figures"]] == [figure.name for figure in figures()]
     for figure in document["figures"]:
         assert f"{figure['name']}: {figure['title']}" in ran.stdout
         # What is added to a latency may be nothing: it is taken from calls that each took some time.
-        assert (figure.get("ratio") or figure.get("peak_megabytes") or figure["calls"][-1]["p99"]) > 0
+        assert all(list(sample.values())[-1] > 0 for samples in figure["series"].values() for sample in samples)
     assert document["effort"]["rounds"] == 1
     assert ("WITHOUT lz4" in ran.stdout) == (document["environment"]["compression"] != "lz4")
     left = {name for name in databases_of(empty_postgres) - before if "bench" in name}
@@ -68,54 +69,74 @@ def test_a_quick_run_measures_every_figure_and_drops_its_database(empty_postgres
 
 
 def test_the_fastest_of_the_raw_ways_is_the_limit(empty_postgres: Database, tmp_path: Path) -> None:
-    ran = run(empty_postgres, "--quick", "--only", "create-5kb*", "--json", str(tmp_path / "run.json"))
+    ran = run(empty_postgres, "--quick", "--only", "get-42kb*", "--json", str(tmp_path / "run.json"))
     assert ran.returncode == 0
-    figures = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["figures"]
-    assert [figure["name"] for figure in figures] == ["create-5kb", "create-5kb-async"]
-    for figure in figures:
-        fastest = max(figure["others"], key=lambda series: float(series["traces_per_second"]))
-        assert figure["limit"] == fastest["name"]
-        assert figure["ratio"] == figure["ours"]["traces_per_second"] / fastest["traces_per_second"]
+    found = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["figures"]
+    assert [figure["name"] for figure in found] == ["get-42kb", "get-42kb-async"]
+    for figure in found:
+        ours, *others = ((samples[0]["traces/s"], name) for name, samples in figure["series"].items())
+        assert len(others) == 2
+        assert figure["limit"] == max(others)[1]
+        assert figure["ratio"] == ours[0] / max(others)[0]
+
+
+def calls(p50: float, p99: float) -> Sample:
+    return {"p50 µs": p50, "p99 µs": p99}
 
 
 @pytest.mark.parametrize(
-    ("outcome", "verdict"),
+    ("samples", "verdict"),
     [
-        (Latencies(Latency("calls", [Percentiles(5, 50)]), ()), "aim"),
-        (Latencies(Latency("calls", [Percentiles(4, 51)]), ()), "ok"),
-        (Latencies(Latency("calls", [Percentiles(21, 50)]), ()), "SHORT"),
+        ([calls(5, 50)], "aim"),
+        ([calls(4, 51)], "ok"),
+        ([calls(21, 50)], "SHORT"),
         # The median of the rounds, of each percentile for itself.
-        (Latencies(Latency("calls", [Percentiles(4, 900), Percentiles(90, 40), Percentiles(5, 50)]), ()), "aim"),
+        ([calls(4, 900), calls(90, 40), calls(5, 50)], "aim"),
         (None, "FAILED"),
     ],
 )
-def test_a_latency_keeps_to_both_of_its_limits(outcome: Latencies | None, verdict: str) -> None:
+def test_a_latency_keeps_to_both_of_its_limits(samples: list[Sample] | None, verdict: str) -> None:
     figure = Figure(
-        "calls", "how long calls take", lambda _: pytest.fail("measured"), Percentiles(20, 200), Percentiles(5, 50)
+        "calls", "how long calls take", lambda _: pytest.fail("measured"), (20, 200), (5, 50), ("p50 µs", "p99 µs")
     )
-    result = report.Result(figure, outcome)
+    result = Result(figure, {"submit": samples}) if samples else Result(figure, {}, "it failed")
     assert result.verdict == verdict
-    assert f"20/200      5/50  {verdict}" in report.table(result)
-    [entry] = report.document({}, {}, [result])["figures"]
-    assert (entry["at_least"], entry["verdict"]) == ({"p50": 20, "p99": 200}, verdict)
+    assert f"20/200      5/50  {verdict}" in result.table()
+    assert (result.entry()["at_least"], result.entry()["verdict"]) == ((20, 200), verdict)
 
 
 def test_of_a_latency_p99_alone_may_be_limited() -> None:
-    latencies = Latencies(
-        Latency("added", [Percentiles(9_000, 1_000)]), (Latency("with", [Percentiles(9_100, 1_100)]),)
-    )
-    figure = Figure("loop", "what is added", lambda _: latencies, 5_000, 1_000)
-    result = report.Result(figure, latencies)
+    figure = Figure("loop", "what is added", lambda _: pytest.fail("measured"), 5_000, 1_000, ("p99 µs",))
+    result = Result(figure, {"added": [calls(9_000, 1_000)]})
     assert result.verdict == "aim"
-    assert "9,100 / 1,100 µs" in report.table(result)
-    [entry] = report.document({}, {}, [result])["figures"]
-    assert [calls["name"] for calls in entry["calls"]] == ["added", "with"]
+    assert "9,000 / 1,000 µs" in result.table()
+    assert list(result.entry()["series"]) == ["added"]
+
+
+def test_a_commit_beside_itself_runs_both_packages_in_turn(empty_postgres: Database, tmp_path: Path) -> None:
+    arguments = ("--quick", "--rounds", "2", "--only", "sqlite-get-42kb", "--only", "memory-metadata")
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout of git")
+    ran = run(empty_postgres, "compare", "HEAD", *arguments, "--json", str(tmp_path / "run.json"))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    rates, memory = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["figures"]
+    for figure, rounds, key in ((rates, 2, "traces/s"), (memory, 1, "MB")):
+        assert len(figure["base"]) == len(figure["new"]) == len(figure["ratios"][key]) == rounds
+    pairs = zip(rates["new"], rates["base"], rates["ratios"]["traces/s"], strict=True)
+    assert all(ratio == new["traces/s"] / base["traces/s"] for new, base, ratio in pairs)
+    assert memory["ratios"]["MB"] == [memory["base"][0]["MB"] / memory["new"][0]["MB"]]
+
+
+def test_a_base_that_git_does_not_know_is_named(empty_postgres: Database) -> None:
+    ran = run(empty_postgres, "compare", "no-such-commit", "--quick")
+    assert ran.returncode == 1
+    assert "no-such-commit" in ran.stderr
 
 
 def test_a_name_that_no_figure_has_lists_those_there_are(empty_postgres: Database) -> None:
     ran = run(empty_postgres, "--only", "nonsense")
     assert ran.returncode == 2
-    assert ran.stdout.split() == [figure.name for figure in suite.figures()]
+    assert ran.stdout.split() == [figure.name for figure in figures()]
 
 
 def test_an_address_that_no_server_answers_at_is_named_by_its_variable(empty_postgres: Database) -> None:
@@ -133,7 +154,6 @@ def test_a_quick_run_at_scale_asks_every_question_at_each_size(empty_postgres: D
     for size in document["sizes"]:
         assert [found["name"] for found in size["questions"]] == [question.name for question in questions()]
         assert all(found[side]["p50"] > 0 for found in size["questions"] for side in ("ours", "raw", "first"))
-        assert size["bodies"]["by_metadata"] == 0
         space = size["bytes_a_row"]
         assert space["total"] == pytest.approx(space["heap"] + sum(space["indexes"].values()))
         assert space["heap"] > sum(space["columns"].values()) > 300
@@ -144,31 +164,31 @@ def test_a_quick_run_at_scale_asks_every_question_at_each_size(empty_postgres: D
 
 def test_the_tables_of_scale_are_shared_as_their_page_says(empty_postgres: Database) -> None:
     with Bench(empty_postgres.url, Effort()) as bench:
-        load.fill(bench, 5_000, lambda _: None)
+        tables.fill(bench, 5_000, lambda _: None)
         of_organizations = dict(
-            bench.execute("SELECT organization_id, count(*) FROM provider_trace_metadata GROUP BY 1")
+            bench.postgres.execute("SELECT organization_id, count(*) FROM provider_trace_metadata GROUP BY 1")
         )
-        [[of_busy]] = bench.execute(
-            f"SELECT count(*) FROM provider_trace_metadata WHERE agent_id = '{population.busy_agent()}'"  # noqa: S608  (an id of our own)
+        [[of_busy]] = bench.postgres.execute(
+            f"SELECT count(*) FROM provider_trace_metadata WHERE agent_id = '{tables.BUSY_AGENT}'"  # noqa: S608  (an id of our own)
         )
-        [[first, last, ids, well_formed]] = bench.execute(
+        [[first, last, ids, well_formed]] = bench.postgres.execute(
             f"SELECT min(created_at), max(created_at), count(DISTINCT id), bool_and(id ~ '{ID_PATTERN}')"  # noqa: S608  (likewise)
             " FROM provider_trace_metadata"
         )
         shared = "SELECT 1 FROM provider_trace_metadata GROUP BY {} HAVING count(DISTINCT organization_id) > 1"
-        assert not [key for key in ("run_id", "step_id", "agent_id") if bench.execute(shared.format(key))]
-    assert of_organizations[population.organization(population.LARGEST)] == 2_000
-    assert of_organizations[population.organization(population.SECOND)] == 1_000
+        assert not [key for key in ("run_id", "step_id", "agent_id") if bench.postgres.execute(shared.format(key))]
+    assert of_organizations[tables.organization(tables.LARGEST)] == 2_000
+    assert of_organizations[tables.organization(tables.SECOND)] == 1_000
     assert of_busy == 100
     assert (ids, well_formed) == (5_000, True)
-    assert first == population.BEGIN
-    assert population.END - last < population.PERIOD / 1_000
+    assert first == tables.BEGIN
+    assert tables.END - last < tables.PERIOD / 1_000
 
 
 @pytest.mark.parametrize("size", [5_000, 42_000, 400_000])
 def test_calls_are_of_the_size_asked_for_on_average(size: int) -> None:
     calls = conversations.exchanges(size, 100)
-    assert sum(call.size for call in calls) / len(calls) == pytest.approx(size, rel=0.1)
+    assert sum(len(call.request) + len(call.response) for call in calls) / len(calls) == pytest.approx(size, rel=0.1)
 
 
 def test_the_same_seed_gives_the_same_calls_and_another_one_others() -> None:
@@ -196,9 +216,8 @@ def test_traces_have_new_ids_each_time() -> None:
     exchanges = conversations.exchanges(5_000, 10)
     calls = conversations.parsed(exchanges)
     traces = [*conversations.repeated(calls, 25), *conversations.repeated(calls, 25)]
-    traces += conversations.generated(exchanges, 25)
-    assert len({trace.id for trace in traces}) == 75
-    assert traces[0].request_json == traces[50].request_json == orjson.loads(exchanges[0].request)
+    assert len({trace.id for trace in traces}) == 50
+    assert traces[0].request_json == traces[25].request_json == orjson.loads(exchanges[0].request)
 
 
 def test_a_document_compresses_about_three_to_one(empty_postgres: Database) -> None:

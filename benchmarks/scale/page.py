@@ -1,230 +1,204 @@
-"""What a run says: tables for people, in Markdown, on the screen and in `docs/scale.md`."""
+"""The tables of a run in Markdown, for the screen and for `docs/scale.md`, and the picture beside them."""
 
-from __future__ import annotations
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
 
-from typing import TYPE_CHECKING, Any, Final
-
-from benchmarks.scale import picture
 from benchmarks.scale.questions import PAGE
-from benchmarks.scale.space import FULL_TRACE_BYTES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
-
-    from benchmarks.measure import Comparison
 
 Document = dict[str, Any]
 
-_MODES: Final = {"custom": "for its parameters", "generic": "for any"}
+_PLANS: Final = {"custom": "for its parameters", "generic": "for all"}
 _HEAD: Final = """# Reads at scale
 
-Made whole by `make bench-scale`; no number here is typed by hand. What is read, and why a larger table is a busier
-one and not an older one, says `benchmarks/scale/population.py`.
+`make bench-scale` writes this page; no number here is typed by hand. `benchmarks/scale/tables.py` describes the data,
+and why a larger table is a busier one and not an older one.
 """
-_HOW: Final = """Times are milliseconds of one call inside an open transaction, medians over different pages, runs,
-agents, tenants and moments, which were all read once before. *Raw* is psycopg with the same statements and parameters
-on a connection of its own, in turn with ours. *Growth* is the largest table's median, the smallest table's being 1.
-Where a title says "a month", the rows that are counted grow with the table, and the time with them. A verdict is
-`aim`, `ok` or `SHORT`, of the limits in brackets: what it should be, and what it must be."""
-# A page of each table, with the row that says whether there are more.
+_HOW: Final = """Times are milliseconds of one call inside an open transaction: medians over different pages, runs,
+agents, tenants and times, each of which was read once before. *Raw* is psycopg with the same statements and parameters
+on a connection of its own, in turn with the package. *Growth* is the median at the largest table divided by the median
+at the smallest. Where a title says "a month", the number of counted rows grows with the table, and the time with it.
+A verdict is `aim`, `ok` or `SHORT`; its two limits are in brackets: the aim, and the worst that is accepted."""
+# The bytes of a full trace, an average of a table in production.
+_FULL_TRACE: Final = 145_000
+# A page of each table, with the row that shows whether there is a next page.
 _SORTED: Final = 2 * (PAGE + 1)
-_LIMITS: Final = {"growth": (1.1, 1.5), "ratio": (1.2, 2.0)}
+_GROWTH: Final = (1.1, 1.5)
+_RATIO: Final = (1.2, 2.0)
+_WORDS: Final = {"verdict", "nodes", "plan", "value", "whole table"}
+_MARKS: Final = "osD^v<>pP*Xh"
+_STYLES: Final = {"page": "-", "count": "--"}
 
 
 def text(document: Document) -> str:
-    """Return all tables of a run.
-
-    Args:
-        document: what the command measured.
-    """
-    return "\n\n".join(
-        [_environment(document["environment"]), *(f"## {title}\n\n{body}" for title, body in _parts(document))]
-    )
+    """Return all tables of a run."""
+    return "\n\n".join([_environment(document["environment"]), *_parts(document)])
 
 
 def write(document: Document, directory: Path) -> None:
-    """Write `scale.md` and `scale.svg`.
-
-    Args:
-        document: what the command measured.
-        directory: where to.
-    """
-    picture.draw(document, directory / "scale.svg")
-    parts = [f"{_HEAD}\n{_environment(document['environment'])}\n\n![Growth of each read](scale.svg)\n\n{_HOW}"]
-    parts += [f"## {title}\n\n{body}" for title, body in _parts(document)]
-    (directory / "scale.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    """Write `scale.md` and `scale.svg` into a directory."""
+    _draw(document, directory / "scale.svg")
+    head = f"{_HEAD}\n{_environment(document['environment'])}\n\n![Growth of each read](scale.svg)\n\n{_HOW}"
+    (directory / "scale.md").write_text("\n\n".join([head, *_parts(document)]) + "\n", encoding="utf-8")
 
 
-def comparison(found: Comparison) -> Document:
-    """Return a comparison of rates as JSON."""
-    rates = {series.name: [sample.rate for sample in series.samples] for series in (found.ours, *found.others)}
-    return {
-        "ratio": found.ratio,
-        "ours": found.ours.rate,
-        "limit": found.limit.rate,
-        "name": found.limit.name,
-        "rates": rates,
-    }
-
-
-def _parts(document: Document) -> list[tuple[str, str]]:
+def _parts(document: Document) -> list[str]:
     last = document["sizes"][-1]
     return [
-        ("Median of a call, by rows", _growth(document)),
-        (f"Beside psycopg, at {last['rows']:,} rows", _beside(last)),
-        ("Plans", _plans(document)),
-        ("Going through many", _iteration(document)),
-        ("Bytes a row", _space(document)),
-        (f"What an index costs a write, at {last['rows']:,} rows", _writes(document["writes"])),
+        f"## Median of a call, by rows\n\n{_growth(document['sizes'])}",
+        f"## Beside psycopg, at {last['rows']:,} rows\n\n{_beside(last['questions'])}",
+        f"## Plans\n\n{_plans(document['sizes'])}",
+        f"## Iterating over many\n\n{_iteration(document['iteration'], document['memory'])}",
+        f"## Bytes a row\n\n{_space(document['sizes'])}",
+        f"## What an index costs a write, at {last['rows']:,} rows\n\n{_writes(document['writes'])}",
     ]
 
 
 def _environment(values: Document) -> str:
     server = " ".join(values["server"].split()[:2])
-    settings = ", ".join(
-        f"{name} {values[name]}" for name in ("fsync", "synchronous_commit", "shared_buffers", "effective_cache_size")
-    )
+    names = ("fsync", "synchronous_commit", "shared_buffers", "effective_cache_size")
+    settings = ", ".join(f"{name} {values[name]}" for name in names)
     versions = ", ".join(f"{name} {values[name]}" for name in ("psycopg", "sqlalchemy", "pydantic"))
     return f"{server} ({settings}), {values['connection']}; {values['python']}, {versions}; {values['cpus']} CPUs."
 
 
-def _growth(document: Document) -> str:
-    sizes = document["sizes"]
-    head = ["call", *(f"{size['rows']:,}" for size in sizes), "growth", "verdict"]
-
+def _growth(sizes: list[Document]) -> str:
     def row(at_sizes: tuple[Document, ...]) -> list[str]:
-        growth = at_sizes[-1]["ours"]["p50"] / at_sizes[0]["ours"]["p50"]
-        verdict = _verdict(growth, *_LIMITS["growth"]) if at_sizes[0]["kind"] == "page" else ""
+        growth = _growth_of(at_sizes)
+        verdict = _verdict(growth, *_GROWTH) if at_sizes[0]["kind"] == "page" else ""
         return [at_sizes[0]["title"], *(f"{at['ours']['p50']:.2f}" for at in at_sizes), f"{growth:.2f}", verdict]
 
-    return _table(head, map(row, zip(*(size["questions"] for size in sizes), strict=True)))
+    return _table(["call", *_rows(sizes), "growth", "verdict"], map(row, _by_question(sizes)))
 
 
-def _beside(size: Document) -> str:
+def _beside(questions: list[Document]) -> str:
+    def row(found: Document) -> list[str]:
+        times = [f"{found[side][name]:.2f}" for side in ("ours", "raw") for name in ("p50", "p95")]
+        verdict = _verdict(found["ratio"], *_RATIO) if found["kind"] == "page" else ""
+        counts = [f"{found['results']:,.0f}", str(found["calls"])]
+        return [found["title"], *counts, *times, f"{found['ratio']:.2f}", verdict, f"{found['first']['p50']:.2f}"]
+
     head = ["call", "results", "calls", "p50", "p95", "raw p50", "raw p95", "of raw", "verdict", "first time p50"]
+    return _table(head, map(row, questions))
 
-    def row(question: Document) -> list[str]:
-        times = [f"{question[side][name]:.2f}" for side in ("ours", "raw") for name in ("p50", "p95")]
-        verdict = _verdict(question["ratio"], *_LIMITS["ratio"]) if question["kind"] == "page" else ""
-        counts = [f"{question['results']:,.0f}", str(question["calls"])]
+
+def _plans(sizes: list[Document]) -> str:
+    def row(at_sizes: tuple[Document, ...], mode: str) -> list[str]:
+        plans = [at["plans"][mode] for at in at_sizes]
+        sorted_in, sorted_out = (max(plan[key] for plan in plans) for key in ("sorted_in", "sorted_out"))
+        sequential = any(plan["sequential"] for plan in plans)
         return [
-            question["title"],
-            *counts,
-            *times,
-            f"{question['ratio']:.2f}",
-            verdict,
-            f"{question['first']['p50']:.2f}",
+            at_sizes[0]["title"] if mode == "custom" else "",
+            _PLANS[mode],
+            *(f"{plan['buffers']:,}" for plan in plans),
+            *(f"{sorted_in:,}", f"{sorted_out:,}", "yes" if sequential else "no"),
+            "SHORT" if sequential or sorted_in > _SORTED else "aim",
+            ", ".join(plans[-1]["nodes"]),
         ]
 
-    return _table(head, map(row, size["questions"]))
-
-
-def _plans(document: Document) -> str:
-    sizes = document["sizes"]
-    head = [
-        "call",
-        "plan",
-        *(f"pages, {size['rows']:,}" for size in sizes),
-        "sorted, in",
-        "out",
-        "whole table",
-        "verdict",
-        "nodes",
-    ]
-    rows = []
-    for at_sizes in zip(*(size["questions"] for size in sizes), strict=True):
-        for mode, meaning in _MODES.items():
-            plans = [at["plans"][mode] for at in at_sizes]
-            rows.append(
-                [
-                    at_sizes[0]["title"] if mode == "custom" else "",
-                    meaning,
-                    *(f"{plan['buffers']:,}" for plan in plans),
-                    f"{max(plan['sorted_in'] for plan in plans):,}",
-                    f"{max(plan['sorted_out'] for plan in plans):,}",
-                    "yes" if any(plan["sequential"] for plan in plans) else "no",
-                    "SHORT" if any(plan["sequential"] or plan["sorted_in"] > _SORTED for plan in plans) else "aim",
-                    ", ".join(plans[-1]["nodes"]),
-                ]
-            )
-    found = document["sizes"][-1]["bodies"]
+    pages = [f"pages, {rows}" for rows in _rows(sizes)]
+    head = ["call", "plan", *pages, "sorted, in", "out", "whole table", "verdict", "nodes"]
     return (
-        "A plan is made for the parameters, or, of a statement that the driver has prepared, for any: the server"
-        " chooses. Pages are those of 8 KB that the call read, cached or not, nodes those at the largest size; numbers"
-        f" are the largest of a few calls, and of all sizes. A plan falls `SHORT` that reads a whole table at any"
-        f" size, or sorts more than {_SORTED} rows: a page of each table.\n\n{_table(head, rows)}\n\n"
-        f"Of the bodies of {found['traces']:,} whole traces, listing their metadata read {found['by_metadata']:,}"
-        f" pages, and `list_by_run_id` {found['by_whole']:,}, by the server's own count (`pg_statio_user_tables`)."
+        "PostgreSQL makes a plan for the parameters or, for a statement that the driver has prepared, one plan for all"
+        " parameters. Pages are the 8 KB pages that a call read, cached or not; nodes are those at the largest size;"
+        " numbers are the largest of a few calls, of all sizes. A plan is `SHORT` if it reads a whole table at any size"
+        f" or sorts more than {_SORTED} rows: a page of each table.\n\n"
+        f"{_table(head, (row(at_sizes, mode) for at_sizes in _by_question(sizes) for mode in _PLANS))}"
     )
 
 
-def _iteration(document: Document) -> str:
-    found, memory = document["iteration"], document["memory"]
-    head = ["figure", "value", "verdict"]
+def _iteration(found: Document, memory: Document) -> str:
     ratio = f"{found['ours']:,.0f}/s, {found['ratio']:.2f} of {found['limit']:,.0f}/s ({found['name']})"
-    used = f"{memory['megabytes']:.1f} MB, from {memory['before']:.0f}"
-    return _table(
-        head,
-        [
-            [f"`iter_metadata` over {found['traces']:,}", ratio, _verdict(-found["ratio"], -0.7, -0.4, _positive)],
-            ["memory while iterating, above the start", used, _verdict(memory["megabytes"], 20, 50)],
-        ],
-    )
+    used = f"{memory['MB']:.1f} MB, from {memory['before MB']:.0f}"
+    rows = [
+        [f"`iter_metadata` over {found['traces']:,}", ratio, _verdict(-found["ratio"], -0.7, -0.4, "{:g}")],
+        ["memory while iterating, above the start", used, _verdict(memory["MB"], 20, 50)],
+    ]
+    return _table(["figure", "value", "verdict"], rows)
 
 
-def _space(document: Document) -> str:
-    sizes = document["sizes"]
-    at = [size["bytes_a_row"] for size in sizes]
-    head = ["", *(f"{size['rows']:,}" for size in sizes)]
-
-    def row(title: str, value: Callable[[Document], float]) -> list[str]:
-        return [title, *(f"{value(space):,.1f}" for space in at)]
-
-    rows = [row(f"column `{name}`", lambda space, name=name: space["columns"][name]) for name in at[0]["columns"]]  # type: ignore[misc]  # mypy infers no type of a default
-    rows.append(row("head of the row, alignment", lambda space: space["heap"] - sum(space["columns"].values())))
-    rows.append(row("**table**", lambda space: space["heap"]))
-    rows += [row(f"index `{name}`", lambda space, name=name: space["indexes"][name]) for name in at[0]["indexes"]]  # type: ignore[misc]  # likewise
-    rows.append(row("**all**", lambda space: space["total"]))
-    part = FULL_TRACE_BYTES / at[-1]["total"]
-    verdict = _verdict(-part, -250, -150, lambda limit: f"1/{-limit:g}")
+def _space(sizes: list[Document]) -> str:
+    spaces = [size["bytes_a_row"] for size in sizes]
+    heads = [space["heap"] - sum(space["columns"].values()) for space in spaces]
+    values = [
+        *((f"column `{name}`", [space["columns"][name] for space in spaces]) for name in spaces[0]["columns"]),
+        ("header of the row, alignment", heads),
+        ("**table**", [space["heap"] for space in spaces]),
+        *((f"index `{name}`", [space["indexes"][name] for space in spaces]) for name in spaces[0]["indexes"]),
+        ("**all**", [space["total"] for space in spaces]),
+    ]
+    rows = [[title, *(f"{value:,.1f}" for value in numbers)] for title, numbers in values]
+    part = _FULL_TRACE / spaces[-1]["total"]
     return (
-        f"{_table(head, rows)}\n\nAt {sizes[-1]['rows']:,} rows a row takes 1/{part:.0f} of a full trace of"
-        f" {FULL_TRACE_BYTES:,} bytes: {verdict}."
+        f"{_table(['', *_rows(sizes)], rows)}\n\nAt {_rows(sizes)[-1]} rows a row takes 1/{part:.0f} of a full trace of"
+        f" {_FULL_TRACE:,} bytes: {_verdict(-part, -250, -150, '1/{:g}')}."
     )
 
 
 def _writes(costs: list[Document]) -> str:
-    head = ["index", "`create_many`, µs a trace", "without it", "cost", "`create`, µs", "without it", "cost"]
-
     def row(cost: Document) -> list[str]:
         cells = [f"`{cost['index']}`"]
         for kind in ("batch", "single"):
-            having, without = cost[f"{kind}_with"], cost[f"{kind}_without"]
-            cells += [f"{having:.1f}", f"{without:.1f}", f"{cost[f'{kind}_cost'] - 1:+.1%}"]
+            cells += [f"{cost[f'{kind}_{side}']:.1f}" for side in ("with", "without")]
+            cells.append(f"{cost[f'{kind}_cost'] - 1:+.1%}")
         return cells
 
+    head = ["index", "`create_many`, µs a trace", "without it", "cost", "`create`, µs", "without it", "cost"]
     return (
-        "Metadata, 1,000 traces a batch; medians of rounds in turn, and of each round's cost. A transaction drops the"
-        " index, writes, and is rolled back, so a `create` is without the commit, which is the same for both.\n\n"
+        "Metadata, 1,000 traces a batch; medians of alternating rounds, and of each round's cost. A transaction drops"
+        " the index, writes, and is rolled back, so a `create` does not include the commit, which both would pay.\n\n"
         + _table(head, map(row, costs))
     )
 
 
-def _positive(limit: float) -> str:
-    return f"{-limit:g}"
+def _rows(sizes: list[Document]) -> list[str]:
+    return [f"{size['rows']:,}" for size in sizes]
 
 
-def _verdict(value: float, aim: float, least: float, shown: Callable[[float], str] = "{:g}".format) -> str:
-    """Return what a value comes to, of which less is better."""
+def _by_question(sizes: list[Document]) -> Iterable[tuple[Document, ...]]:
+    return zip(*(size["questions"] for size in sizes), strict=True)
+
+
+def _growth_of(at_sizes: tuple[Document, ...]) -> float:
+    growth: float = at_sizes[-1]["ours"]["p50"] / at_sizes[0]["ours"]["p50"]
+    return growth
+
+
+def _verdict(value: float, aim: float, least: float, shown: str = "{:g}") -> str:
+    """Return the verdict of a value that should be small; values that should be large are given as negative ones."""
     word = "aim" if value <= aim else "ok" if value <= least else "SHORT"
-    return f"{word} ({shown(aim)}, {shown(least)})"
+    return f"{word} ({shown.format(abs(aim))}, {shown.format(abs(least))})"
 
 
 def _table(head: list[str], rows: Iterable[list[str]]) -> str:
-    lines = [head, ["---"] + ["---:" if _is_number(name) else "---" for name in head[1:]], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    ruler = ["---", *("---" if name in _WORDS else "---:" for name in head[1:])]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ruler, *rows))
 
 
-def _is_number(name: str) -> bool:
-    return name not in {"verdict", "nodes", "plan", "value", "whole table"}
+def _draw(document: Document, path: Path) -> None:
+    """Draw how the time of each read grows with the table; both axes are logarithmic."""
+    import matplotlib as mpl  # noqa: PLC0415  # nothing else needs it
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    rows = [size["rows"] for size in document["sizes"]]
+    # Text stays text and ids do not change from run to run: the file is small, and its changes are readable.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "scale", "font.size": 9}):
+        figure = Figure(figsize=(10, 6.5), layout="constrained")
+        axes = figure.subplots()
+        colors = mpl.colormaps["tab20"]
+        for number, at_sizes in enumerate(_by_question(document["sizes"])):
+            label = f"{at_sizes[0]['title'].replace('`', '')} (×{_growth_of(at_sizes):.2f})"
+            style = ":" if at_sizes[0]["grows"] else _STYLES[at_sizes[0]["kind"]]
+            look = {"marker": _MARKS[number % len(_MARKS)], "markersize": 5, "color": colors(number % colors.N)}
+            axes.plot(rows, [at["ours"]["p50"] for at in at_sizes], style, label=label, **look)
+        axes.set(xscale="log", yscale="log", ylabel="median of a call, ms")
+        axes.set_xlabel("rows of metadata; dotted: the number of counted traces grows with them")
+        axes.set_xticks(rows, _rows(document["sizes"]))
+        axes.minorticks_off()
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.grid(visible=True, alpha=0.3)
+        figure.legend(loc="outside right upper", frameon=False, title="× growth, smallest to largest table")
+        figure.savefig(path, metadata={"Date": None})
+    # Matplotlib leaves spaces at the ends of lines.
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join(line.rstrip() for line in lines) + "\n", encoding="utf-8")

@@ -1,220 +1,151 @@
-"""What is asked of the repository at each size, each time of another place that a fixed seed draws."""
+"""The reads that are measured at each size; a fixed seed draws other arguments for each call."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
-from benchmarks import raw
-from benchmarks.measure import BenchmarkError
-from benchmarks.scale import population
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import psycopg
-
-    from provider_trace_store import ProviderTraceRepository
+from benchmarks.data import rows as layouts
+from benchmarks.scale import tables
+from provider_trace_store import ProviderTraceRepository
 
 PAGE: Final = 100
-COUNTED: Final = 5_000
+_COUNTED: Final = 5_000
 _WEEK: Final = timedelta(days=7)
 _MONTH: Final = timedelta(days=30)
-# A page in the past lies between these parts of the period, a week or month away from its ends.
+# Ranges begin between these parts of the period, so a month ends within it.
 _PAST: Final = (0.1, 0.6)
+_BIG: Final = tables.organization(tables.LARGEST)
 
-Kind = Literal["page", "count"]
 
-
-@dataclass(frozen=True)
-class Call:
-    """One call of a method.
-
-    Args:
-        organization: whose repository is called.
-        method: its name.
-        arguments: of the call.
-        to_next: whether the page after the one of these arguments is meant.
-    """
+class Call(NamedTuple):
+    """One call of a method of an organization's repository."""
 
     organization: str
     method: str
     arguments: dict[str, Any]
-    to_next: bool = False
-
-    def prepared(self, repository: ProviderTraceRepository) -> Call:
-        """Return the call with the cursor that it goes on from."""
-        if not self.to_next:
-            return self
-        cursor = repository.list_metadata(**self.arguments).next_cursor
-        if cursor is None:
-            raise BenchmarkError("no next page")
-        return Call(self.organization, self.method, self.arguments | {"cursor": cursor})
-
-    def run(self, repository: ProviderTraceRepository) -> Any:  # noqa: ANN401  # whatever the method returns
-        """Call the method."""
-        return getattr(repository, self.method)(**self.arguments)
 
 
 @dataclass(frozen=True)
 class Question:
-    """A kind of call.
-
-    Args:
-        name: short, for the picture and the document.
-        title: what the table calls it.
-        kind: what is promised about it: a `page` stays as fast, and sorts no more than itself.
-        draw: draws a call.
-        grows: whether it has to do with more rows in a larger table.
-    """
+    """A kind of call."""
 
     name: str
     title: str
-    kind: Kind
     draw: Callable[[Drawer], Call]
-    grows: bool = False
+    kind: Literal["page", "count"] = "page"  # the limits are those of a page
+    grows: bool = False  # whether the number of rows that it reads grows with the table
 
 
+@dataclass(frozen=True)
 class Drawer:
-    """Draws places in the table, always the same ones of the same table.
+    """Draws values from a table of a number of rows: with the same seed, the same ones."""
 
-    Args:
-        connection: to the table.
-        rows: that it has.
-        seed: of the draws.
-    """
+    session: Session
+    rows: int
+    random: Random
 
-    def __init__(self, connection: psycopg.Connection, rows: int, seed: str) -> None:
-        self.rows = rows
-        self.random = Random(seed)
-        self._connection = connection
+    def moment(self, low: float = 0.0, high: float = 1.0) -> Any:
+        """Return a time between two parts of the period."""
+        return tables.BEGIN + tables.PERIOD * self.random.uniform(low, high)
 
-    def moment(self, low: float = 0.0, high: float = 1.0) -> Any:  # noqa: ANN401  # datetime or what is added to it
-        """Return a moment between two parts of the period."""
-        return population.BEGIN + population.PERIOD * self.random.uniform(low, high)
+    def range(self, width: timedelta) -> dict[str, Any]:
+        """Return the filters of a range of time."""
+        since = self.moment(*_PAST)
+        return {"since": since, "until": since + width}
 
-    def small_tenant(self) -> str:
-        """Return a small tenant that has a page at any size."""
-        return population.organization(self.random.choice(population.SMALL_WITH_A_PAGE))
-
-    def value(self, column: str, tenant: int, *, full: bool = False) -> str:
-        """Return what a row has in a column.
-
-        Args:
-            column: its name.
-            tenant: one of the large ones.
-            full: whether of the table of whole traces.
-        """
-        table = raw.FULL.table if full else raw.METADATA.table
-        busy = population.busy_agent()
-        [value] = (
-            self._connection.execute(
-                f"SELECT {column} FROM {table} WHERE organization_id = %s AND created_at >= %s AND agent_id <> %s"  # noqa: S608  (names of our own)
-                " ORDER BY organization_id, created_at, id LIMIT 1",
-                (population.organization(tenant), self.moment(0.0, 0.9), busy),
-            ).fetchone()
-            or self._nothing()
+    def value(self, column: str, table: str = layouts.METADATA.table) -> str:
+        """Return a value of a column, from a row of the largest tenant that is not the busy agent's."""
+        found = self.session.execute(
+            text(
+                f"SELECT {column} FROM {table} WHERE organization_id = :organization AND created_at >= :moment"
+                " AND agent_id <> :busy ORDER BY organization_id, created_at, id LIMIT 1"
+            ),
+            {"organization": _BIG, "moment": self.moment(0.0, 0.9), "busy": tables.BUSY_AGENT},
         )
-        return str(value)
-
-    @staticmethod
-    def _nothing() -> tuple[str]:
-        raise BenchmarkError("the table is not filled")
+        return str(found.scalar_one())
 
 
 def questions() -> list[Question]:
-    """Return all, in the order of the table."""
-    largest = population.organization(population.LARGEST)
+    """Return all questions, in the order of the tables."""
+    by_day, by_agent = "`count_by_day`, ", "`count_by('agent_id')`, "
+    some, month = f"{_COUNTED:,} traces", "a month of the largest tenant"
     return [
-        Question("newest-large", "newest page, largest tenant", "page", lambda _: _page(largest)),
-        Question("newest-small", "newest page, a small tenant", "page", lambda draw: _page(draw.small_tenant())),
-        Question("deep", "page deep in the past, by `until`", "page", lambda draw: _deep(largest, draw)),
-        Question("next", "page deep in the past, by cursor", "page", lambda draw: _deep(largest, draw, to_next=True)),
-        Question("deep-oldest", "the same, oldest first", "page", lambda draw: _oldest(largest, draw)),
-        Question("run", "page of a run", "page", lambda draw: _of(draw, "run_id")),
-        Question("step", "page of a step", "page", lambda draw: _of(draw, "step_id")),
+        Question("newest-large", "newest page, largest tenant", lambda _: _page()),
+        Question("newest-small", "newest page, a small tenant", _newest_of_small),
+        Question("deep", "page deep in the past, by `until`", _deep),
+        Question("next", "page deep in the past, by cursor", _next),
         Question(
-            "agent", "page of an agent in a week", "page", lambda draw: _of(draw, "agent_id", **_range(draw, _WEEK))
+            "deep-oldest", "the same, oldest first", lambda draw: _page(since=draw.moment(*_PAST), order="oldest")
         ),
-        Question(
-            "agent-all",
-            "newest page of an agent, without a range",
-            "page",
-            lambda draw: _of(draw, "agent_id"),
-        ),
+        Question("run", "page of a run", lambda draw: _page(run_id=draw.value("run_id"))),
+        Question("step", "page of a step", lambda draw: _page(step_id=draw.value("step_id"))),
+        Question("agent", "page of an agent in a week", _of_agent_in_week),
+        Question("agent-all", "newest page of an agent, without a range", _of_agent),
         Question(
             "agent-busy",
             "page of the busy agent in a week",
-            "page",
-            lambda draw: _page(largest, agent_id=population.busy_agent(), **_range(draw, _WEEK)),
+            lambda draw: _page(agent_id=tables.BUSY_AGENT, **draw.range(_WEEK)),
         ),
-        Question(
-            "call-type",
-            "page of a call type (1 of 20)",
-            "page",
-            lambda draw: _deep(largest, draw, call_type="summarization"),
-        ),
-        Question("tag", "page of a tag (1 of 30)", "page", _of_tag),
-        Question("run-full", "`list_by_run_id`: 20 whole traces of 20 KB", "page", _whole),
-        Question("days", f"`count_by_day`, {COUNTED:,} traces", "count", lambda draw: _count(draw, "count_by_day")),
-        Question(
-            "agents",
-            f"`count_by('agent_id')`, {COUNTED:,} traces",
-            "count",
-            lambda draw: _count(draw, "count_by", field="agent_id"),
-        ),
-        Question(
-            "days-month",
-            "`count_by_day`, a month of the largest tenant",
-            "count",
-            lambda draw: Call(largest, "count_by_day", _range(draw, _MONTH)),
-            grows=True,
-        ),
-        Question(
-            "agents-month",
-            "`count_by('agent_id')`, a month of the largest tenant",
-            "count",
-            lambda draw: Call(largest, "count_by", {"field": "agent_id", **_range(draw, _MONTH)}),
-            grows=True,
-        ),
+        Question("call-type", "page of a call type (1 of 20)", lambda draw: _deep(draw, call_type="summarization")),
+        Question("tag", "page of a tag (1 of 30)", _of_tag),
+        Question("run-full", "`list_by_run_id`: 20 whole traces of 20 KB", _whole),
+        Question("days", by_day + some, lambda draw: _days(draw, _some(draw)), "count"),
+        Question("agents", by_agent + some, lambda draw: _agents(draw, _some(draw)), "count"),
+        Question("days-month", by_day + month, lambda draw: _days(draw, _MONTH), "count", grows=True),
+        Question("agents-month", by_agent + month, lambda draw: _agents(draw, _MONTH), "count", grows=True),
     ]
 
 
-def _page(organization: str, **filters: Any) -> Call:  # noqa: ANN401  # filters of several types
-    return Call(organization, "list_metadata", {"limit": PAGE, **filters})
+def _page(organization: str = _BIG, **filters: Any) -> Call:
+    return Call(organization, "list_metadata", {"limit": PAGE} | filters)
 
 
-def _deep(organization: str, draw: Drawer, *, to_next: bool = False, **filters: str) -> Call:
-    arguments = {"limit": PAGE, "until": draw.moment(0.2, 0.7), **filters}
-    return Call(organization, "list_metadata", arguments, to_next)
+def _newest_of_small(draw: Drawer) -> Call:
+    return _page(tables.organization(draw.random.choice(tables.SMALL_WITH_A_PAGE)))
 
 
-def _oldest(organization: str, draw: Drawer) -> Call:
-    return _page(organization, since=draw.moment(*_PAST), order="oldest")
+def _deep(draw: Drawer, **filters: str) -> Call:
+    return _page(until=draw.moment(0.2, 0.7), **filters)
 
 
-def _of(draw: Drawer, column: str, **filters: Any) -> Call:  # noqa: ANN401  # filters of several types
-    value = draw.value(column, population.LARGEST)
-    return _page(population.organization(population.LARGEST), **{column: value}, **filters)
+def _next(draw: Drawer) -> Call:
+    """Draw the page after a page deep in the past."""
+    before = _deep(draw).arguments
+    repository = ProviderTraceRepository(draw.session, organization_id=_BIG)
+    return _page(**before, cursor=repository.list_metadata(**before).next_cursor)
+
+
+def _of_agent(draw: Drawer, **filters: Any) -> Call:
+    return _page(agent_id=draw.value("agent_id"), **filters)
+
+
+def _of_agent_in_week(draw: Drawer) -> Call:
+    return _of_agent(draw, **draw.range(_WEEK))
 
 
 def _of_tag(draw: Drawer) -> Call:
-    tag = population.tags(draw.random.randrange(population.TAGS))[-1]
-    return _deep(population.organization(population.LARGEST), draw, agent_tag=tag)
+    return _deep(draw, agent_tag=tables.tags(draw.random.randrange(tables.TAGS))[-1])
 
 
 def _whole(draw: Drawer) -> Call:
-    run = draw.value("run_id", population.LARGEST, full=True)
-    return Call(population.organization(population.LARGEST), "list_by_run_id", {"run_id": run, "limit": 20})
+    return Call(_BIG, "list_by_run_id", {"run_id": draw.value("run_id", layouts.FULL.table), "limit": 20})
 
 
-def _count(draw: Drawer, method: str, **arguments: str) -> Call:
-    width = population.PERIOD * min(0.3, COUNTED / population.traces_of(population.LARGEST, draw.rows))
-    return Call(population.organization(population.LARGEST), method, {**arguments, **_range(draw, width)})
+def _some(draw: Drawer) -> timedelta:
+    """Return the width of a range with about `_COUNTED` traces."""
+    return tables.PERIOD * min(0.3, _COUNTED / tables.traces_of(tables.LARGEST, draw.rows))
 
 
-def _range(draw: Drawer, width: timedelta) -> dict[str, Any]:
-    since = draw.moment(*_PAST)
-    return {"since": since, "until": since + width}
+def _days(draw: Drawer, width: timedelta) -> Call:
+    return Call(_BIG, "count_by_day", draw.range(width))
+
+
+def _agents(draw: Drawer, width: timedelta) -> Call:
+    return Call(_BIG, "count_by", {"field": "agent_id", **draw.range(width)})

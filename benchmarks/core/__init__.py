@@ -1,0 +1,1 @@
+"""Databases to measure on, rounds of measurements, and how results are printed."""

@@ -1,0 +1,1 @@
+"""Rows and documents that the figures write: the same ones each time."""

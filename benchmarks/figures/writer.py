@@ -113,6 +113,7 @@ def _rate(load: Load, *, durable: bool = False) -> Prepare:
             bench.postgres.empty()
             seconds, results = bench.run(bench.postgres.create_many(part, [traces]))
             expect(results, created=part.count)
+            bench.postgres.expect(part, part.count)
             return rate(seconds, part.count, size)
 
         return {"submit + flush": ours, "create_many": directly}

@@ -1,4 +1,4 @@
-"""The two kinds of table, full traces and metadata: only this module decides what differs between them."""
+"""The two kinds of table, full traces and metadata: only this module knows how they differ."""
 
 from __future__ import annotations
 

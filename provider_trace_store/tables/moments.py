@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from sqlalchemy import BindParameter, ColumnElement
     from sqlalchemy.engine import Dialect
 
-# The date of a row of an adopted table that has none: old, and with no meaning as a day.
+# The date of a row without one, in results, filters and orders. Only adopted tables have such rows. The date is older
+# than the calls of any provider.
 NO_DATE: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -36,7 +37,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  (SQLAlchemy's signature)
-        """Return the moment in UTC, in whichever time zone the database session is."""
+        """Return the moment in UTC, also if the database session has another time zone."""
         return None if value is None else moment_of(value)
 
 

@@ -77,16 +77,19 @@ class RowLayout:
         fields = schema.model_fields
         self.texts = tuple(name for name in fields if name not in DOCUMENTS | MOMENTS)
         documents = tuple(name for name in fields if name in DOCUMENTS)
-        # Texts come first, so that all of them are checked at once.
+        # The fields that a trace has, in the order of `Row.values`. Texts come first: all of them are checked at once.
         given = (*self.texts, *documents, "created_at", "updated_at")
         self.fields = (*given, "organization_id", "is_deleted")
         self.values_of = itemgetter(*given)
+        # Indexes in `Row.values`; `documents` has pairs of an index and the field's name.
         self.moments = (given.index("created_at"), given.index("updated_at"))
+        self.documents = tuple(enumerate(documents, start=len(self.texts)))
+        self.actors = (given.index("created_by_id"), given.index("last_updated_by_id"))
+        # The fields that the writer copies when a trace is submitted, those with immutable values first.
         self.immutable = (*self.texts, "created_at", "updated_at")
         self.immutable_of = itemgetter(*self.immutable)
         self.copied = (*self.immutable, *documents)
-        self.documents = tuple(enumerate(documents, start=len(self.texts)))
-        self.actors = (given.index("created_by_id"), given.index("last_updated_by_id"))
+        # The fields that must be equal in two rows of the same content; documents are compared separately.
         self.compared = tuple(name for name in self.fields if name not in NOT_CONTENT | DOCUMENTS)
         self._compared_of = itemgetter(*(self.fields.index(name) for name in self.compared))
 

@@ -171,6 +171,7 @@ async def test_traces_written_between_two_pages_move_nothing(space: Space) -> No
     [
         Position("no date", "provider_trace-0123abcd"),
         Position("2026-01-01\0", "provider_trace-0123abcd"),
+        Position("0001-01-01 00:00:00+10:00", "provider_trace-0123abcd"),
         Position(MOMENT, "provider_trace-\0"),
         Position(MOMENT, "provider_trace-" + "0" * 3_000),
     ],

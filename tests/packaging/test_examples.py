@@ -270,7 +270,7 @@ def test_readme_code_can_be_pasted_into_pythons_prompt(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert "Error" not in result.stderr

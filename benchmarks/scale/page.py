@@ -178,7 +178,7 @@ def _table(head: list[str], rows: Iterable[list[str]]) -> str:
 def _draw(document: Document, path: Path) -> None:
     """Draw how the time of each read grows with the table; both axes are logarithmic."""
     import matplotlib as mpl  # noqa: PLC0415  # nothing else needs it
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415  # same
 
     rows = [size["rows"] for size in document["sizes"]]
     # Text stays text and ids do not change from run to run: the file is small, and its changes are readable.
@@ -189,8 +189,9 @@ def _draw(document: Document, path: Path) -> None:
         for number, at_sizes in enumerate(_by_question(document["sizes"])):
             label = f"{at_sizes[0]['title'].replace('`', '')} (×{_growth_of(at_sizes):.2f})"
             style = ":" if at_sizes[0]["grows"] else _STYLES[at_sizes[0]["kind"]]
-            look = {"marker": _MARKS[number % len(_MARKS)], "markersize": 5, "color": colors(number % colors.N)}
-            axes.plot(rows, [at["ours"]["p50"] for at in at_sizes], style, label=label, **look)
+            color, mark = colors(number % colors.N), _MARKS[number % len(_MARKS)]
+            medians = [at["ours"]["p50"] for at in at_sizes]
+            axes.plot(rows, medians, style, label=label, marker=mark, markersize=5, color=color)
         axes.set(xscale="log", yscale="log", ylabel="median of a call, ms")
         axes.set_xlabel("rows of metadata; dotted: the number of counted traces grows with them")
         axes.set_xticks(rows, _rows(document["sizes"]))

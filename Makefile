@@ -8,8 +8,10 @@ EXTRAS := binary,sqlite,cli,otel
 # left takes over the other's. `make test PROCESSES=0` runs them in one, without pytest-xdist.
 PROCESSES ?= 2
 PYTEST := python -m pytest -n $(PROCESSES) --dist worksteal
+# Versions of PostgreSQL that the wheel of the group `test` lacks.
+POSTGRESQL := .postgresql/14 .postgresql/15 .postgresql/17
 
-.PHONY: help demo test bench bench-compare bench-scale chaos lint types contracts wheel lowest clean
+.PHONY: help demo test bench bench-compare bench-scale chaos lint types contracts wheel lowest matrix clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -55,6 +57,12 @@ lowest: .venv-lowest/installed-dev ## Run the tests with the lowest versions tha
 		tests/writer/test_telemetry.py tests/test_schemas.py tests/test_settings.py \
 		tests/test_cli.py::test_migrate_goes_up_and_down
 
+# Other interpreters differ in what they do with threads, forks, exits and event loops, in SQLite, typing and numbers.
+matrix: $(VENV)/installed-dev | $(POSTGRESQL) ## Run what depends on a version on each Python and PostgreSQL found
+	$(BIN)/python -m tests.support.matrix --processes $(PROCESSES) tests/codec tests/writer tests/test_schemas.py \
+		tests/test_settings.py tests/writes/test_deletion.py tests/reads/test_iteration.py \
+		tests/packaging/test_public_names.py tests/test_cli.py::test_migrate_goes_up_and_down
+
 clean: ## Remove what the targets made
 	rm -rf .venv .venv-* .postgresql build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
@@ -81,6 +89,10 @@ $(VENV)/installed-bench: $(VENV)/installed-dev pyproject.toml
 .venv-lowest/installed-dev: .venv-lowest/created pyproject.toml tests/lowest.txt
 	.venv-lowest/bin/python -m pip install --quiet --group test --constraint tests/lowest.txt \
 		--editable '.[$(EXTRAS)]'
+	@touch $@
+
+.venv-3.%/installed-test: .venv-3.%/created pyproject.toml
+	.venv-3.$*/bin/python -m pip install --quiet --group test --editable '.[$(EXTRAS)]'
 	@touch $@
 
 .PRECIOUS: %/created

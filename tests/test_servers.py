@@ -11,6 +11,7 @@ import psutil  # type: ignore[import-untyped]  # has no types of its own
 import pytest
 from sqlalchemy import inspect, text
 
+from tests.support.matrix import find_python
 from tests.support.paths import ROOT
 from tests.support.servers import (
     VARIABLE,
@@ -127,6 +128,25 @@ def test_each_version_comes_from_the_first_folder_whose_program_runs(
     assert set(missing) == {14, 15}
     assert "libicu.so" in missing[14]
     assert missing[15] == "not installed"
+
+
+def test_an_interpreter_that_does_not_run_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripts = {
+        "shims/python3.77": "exit 127",
+        "pyenv/versions/3.77.1/bin/python3.77": "echo 3.77.1",
+        "pyenv/versions/3.77.2/bin/python3.77": "echo 3.77.2",
+        "shims/python3.78": "echo 3.8.1",
+    }
+    for name, script in scripts.items():
+        program = tmp_path / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{script}\n", encoding="ascii")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "shims"))
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
+    assert find_python("3.77") == (tmp_path / "pyenv/versions/3.77.2/bin/python3.77", "3.77.2")
+    assert find_python("3.78") is None
+    assert find_python("3.79") is None
 
 
 def test_data_goes_to_the_disk_where_memory_has_no_room_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

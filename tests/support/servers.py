@@ -20,6 +20,8 @@ from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from tests.support.paths import ROOT
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 VARIABLE: Final = "PROVIDER_TRACE_STORE_TEST_DATABASE_URL"
 VERSIONS: Final = (14, 15, 16, 17, 18)
 # Where the programs of a version are that the wheel lacks: what `make .postgresql/14` unpacks, and Debian's packages.
-FOLDERS: Final = (str(Path(__file__).parents[2] / ".postgresql/{}/bin"), "/usr/lib/postgresql/{}/bin")
+FOLDERS: Final = (str(ROOT / ".postgresql/{}/bin"), "/usr/lib/postgresql/{}/bin")
 IMAGES: Final = {version: f"postgres:{version}-alpine" for version in VERSIONS}
 DRIVER: Final = "postgresql+psycopg"
 # A test's data may vanish with the machine; that it reaches the disk is what commits spend most time on.

@@ -115,28 +115,28 @@ def store_one(engine: Engine, schema: str | None = None) -> None:
 @pytest.mark.pgbouncer
 def test_migrate_goes_up_and_down(empty_database: Database) -> None:
     url = url_of(empty_database)
-    assert ran(*MIGRATE, "current", url=url, is_new=True).stdout == ""
+    assert ran(*MIGRATE, "current", url=url).stdout == ""
     first = ran(*MIGRATE, "upgrade", "0001", url=url, is_new=True)
     assert "provider_traces: created" in first.stderr
     assert tables_of(empty_database) == {"provider_traces"}
-    ran(*MIGRATE, "upgrade", url=url, is_new=True)
-    assert ran(*MIGRATE, "current", url=url, is_new=True).stdout == "0003 (head)\n"
+    ran(*MIGRATE, "upgrade", url=url)
+    assert ran(*MIGRATE, "current", url=url).stdout == "0003 (head)\n"
     store_one(empty_database.engine())
-    assert "created" not in ran(*MIGRATE, "upgrade", url=url, is_new=True).stderr
-    ran(*MIGRATE, "downgrade", "base", "--drop-data", url=url, is_new=True)
+    assert "created" not in ran(*MIGRATE, "upgrade", url=url).stderr
+    ran(*MIGRATE, "downgrade", "base", "--drop-data", url=url)
     assert tables_of(empty_database) == set()
 
 
 def test_alembic_in_a_checkout_does_the_same(empty_database: Database) -> None:
     url = url_of(empty_database)
     ran(*ALEMBIC, "-x", f"url={url}", "upgrade", "head", cwd=ROOT, is_new=True)
-    assert ran(*MIGRATE, "current", url=url, is_new=True).stdout == "0003 (head)\n"
-    ran(*ALEMBIC, "check", url=url, cwd=ROOT, is_new=True)
+    assert ran(*MIGRATE, "current", url=url).stdout == "0003 (head)\n"
+    ran(*ALEMBIC, "check", url=url, cwd=ROOT)
     store_one(empty_database.engine())
-    refused = run(*ALEMBIC, "downgrade", "base", url=url, cwd=ROOT, is_new=True)
+    refused = run(*ALEMBIC, "downgrade", "base", url=url, cwd=ROOT)
     assert refused.returncode != 0
     assert "drop-data=yes" in refused.stdout + refused.stderr
-    ran(*ALEMBIC, "-x", "drop-data=yes", "downgrade", "base", url=url, cwd=ROOT, is_new=True)
+    ran(*ALEMBIC, "-x", "drop-data=yes", "downgrade", "base", url=url, cwd=ROOT)
     assert tables_of(empty_database) == set()
 
 

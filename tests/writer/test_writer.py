@@ -103,7 +103,6 @@ def test_a_submitted_trace_is_stored_as_create_stores_it(
         assert files_in(tmp_path / "spool") == []
 
 
-@pytest.mark.every_server
 @pytest.mark.pgbouncer
 @ways
 def test_each_tenant_gets_its_own(database: Database, way: str, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
 def _measured(figure: Figure, bench: Bench) -> Result:
     try:
         result = Result(figure, figure.measure(bench))
-    except Exception as error:  # noqa: BLE001  # one figure's failure does not cost the others
+    except Exception as error:  # noqa: BLE001  # the other figures must still be measured
         result = Result(figure, {}, f"{type(error).__name__}: {error}"[:300])
         bench.recover()
     print(result.table(), flush=True)

@@ -133,7 +133,7 @@ def _work(effort: Effort) -> None:
                     contenders = stack.enter_context(named[name].prepared(bench))
                     prepared = name
                 answer: dict[str, Any] = next(iter(contenders.values()))(number)
-            except Exception as error:  # noqa: BLE001  # one figure's failure does not cost the others
+            except Exception as error:  # noqa: BLE001  # the other figures must still be measured
                 bench.recover()
                 answer = {"error": f"{type(error).__name__}: {error}"[:300]}
             print(json.dumps(answer), flush=True)

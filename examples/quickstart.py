@@ -1,4 +1,4 @@
-"""Records a run of an agent in full and as metadata, and shows what the two are good for.
+"""Records a run of an agent in full and as metadata, and shows what each of the two is for.
 
     python examples/quickstart.py
 
@@ -172,7 +172,7 @@ def show_exchange(repository: ProviderTraceRepository, trace_id: str) -> None:
         sys.exit(f"{trace_id} is not there")
     for title, body in (("sent", trace.request_json), ("received", trace.response_json)):
         console.print(Panel(Pretty(body, max_string=60, indent_size=2), title=title, title_align="left"))
-    console.print(f"[dim]{trace.id}; only what is printed is cut off[/dim]\n")
+    console.print(f"[dim]{trace.id}: long texts are shortened here, and stored whole[/dim]\n")
 
 
 def check(repository: ProviderTraceRepository, traces: list[ProviderTrace]) -> None:
@@ -184,7 +184,7 @@ def check(repository: ProviderTraceRepository, traces: list[ProviderTrace]) -> N
 
 
 def stored_bytes(record: type[ProviderTraceRecord | ProviderTraceMetadataRecord], backend: str) -> ColumnElement[Any]:
-    """Return what the values of rows take, in bytes: as PostgreSQL stores them, compressed, or as SQLite does."""
+    """Return the size of all values in the rows, in bytes: compressed on PostgreSQL, as stored on SQLite."""
     columns = record.__table__.columns
     if backend == "postgresql":
         sizes = (func.pg_column_size(column) for column in columns)
@@ -194,8 +194,8 @@ def stored_bytes(record: type[ProviderTraceRecord | ProviderTraceMetadataRecord]
 
 
 def show_sizes(session: Session) -> None:
-    """Print what both tables hold of this organization, and what follows from it."""
-    table = Table(title="What it takes up, without indexes", title_justify="left", box=box.SIMPLE)
+    """Print the rows and bytes of this organization in both tables, and a sentence that compares them."""
+    table = Table(title="Size of all runs so far, without indexes", title_justify="left", box=box.SIMPLE)
     table.add_column("table", no_wrap=True)
     for heading in ("rows", "bytes", "bytes a trace"):
         table.add_column(heading, justify="right", no_wrap=True)

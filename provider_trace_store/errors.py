@@ -191,8 +191,8 @@ class ProviderTraceRejectedError(UnstorableTraceError):
 
     def __init__(self, trace_id: str, sqlstate: str | None = None, constraint: str | None = None) -> None:
         super().__init__(
-            f"{trace_id} was refused by the database{_details(sqlstate, constraint)}: correct one of them, a retry "
-            "does not help",
+            f"{trace_id} was refused by the database{_details(sqlstate, constraint)}: correct the trace or the "
+            "database's rule, a retry does not help",
             trace_id,
         )
         self.sqlstate = sqlstate

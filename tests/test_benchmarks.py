@@ -1,4 +1,4 @@
-"""The benchmarks run on a real server and say what they must; no time is asserted."""
+"""The benchmarks run on a real server and print the expected lines; no time is asserted."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_the_tables_of_scale_are_shared_as_their_page_says(empty_postgres: Datab
             f"SELECT count(*) FROM provider_trace_metadata WHERE agent_id = '{tables.BUSY_AGENT}'"  # noqa: S608  (an id of our own)
         )
         [[first, last, ids, well_formed]] = bench.postgres.execute(
-            f"SELECT min(created_at), max(created_at), count(DISTINCT id), bool_and(id ~ '{ID_PATTERN}')"  # noqa: S608  (likewise)
+            f"SELECT min(created_at), max(created_at), count(DISTINCT id), bool_and(id ~ '{ID_PATTERN}')"  # noqa: S608  (as above)
             " FROM provider_trace_metadata"
         )
         shared = "SELECT 1 FROM provider_trace_metadata GROUP BY {} HAVING count(DISTINCT organization_id) > 1"

@@ -120,7 +120,7 @@ def test_each_error_survives_pickling_and_copying(error: ProviderTraceStoreError
     [
         (InvalidCursorError(), "pass `next_cursor` of the previous page"),
         (ProviderTraceConflictError(ID), "give this call an id of its own"),
-        (ProviderTraceRejectedError(ID), "correct one of them, a retry does not help"),
+        (ProviderTraceRejectedError(ID), "correct the trace or the database's rule, a retry does not help"),
         (ProviderTraceUnavailableError(ID), "send the same trace again"),
         (TableMissingError("provider_traces"), "run `provider-trace-store migrate upgrade`"),
         (TableNotEmptyError("provider_traces"), "pass --drop-data"),

@@ -43,7 +43,7 @@ __all__ = ["shared_database"]
 
 FILTERS: Final = ("step_id", "run_id", "agent_id", "call_type", "source", "user_id", "org_id", "agent_tag")
 COUNTED: Final = ("agent_id", "call_type", "org_id", "source", "user_id")
-# Bounds of pages are comparisons of rows: what stands next to an organization in whatever order.
+# A page is bounded by comparing rows. An organization with one of these at its end sorts next to the tenant's.
 NEIGHBOURS: Final = ("0", "\x01", " ", "-", ".", "é", "\uffff", "\U0010ffff", "a", "Z", "~", "\t")
 
 
@@ -170,12 +170,12 @@ CASES: Final[dict[str, Callable[[RepositoryClient, Another], Any]]] = {
     "count_by": counts,
     "count_by_day": days,
 }
-# An id is the key of all organizations' rows. That it is taken is all that these tell, and as of one's own deleted row.
+# An id is unique over all organizations. These methods reveal only that it is taken, as for a deleted row of one's own.
 TAKES_IDS: Final = frozenset({"create", "create_many"})
 
 
 def without_case(repository: type) -> set[str]:
-    """Return the public methods that have no case, and whatever else is public."""
+    """Return the public methods that have no case, and all other public attributes."""
     return {name for name, _ in inspect.getmembers(repository) if not name.startswith("_")} - set(CASES)
 
 

@@ -1,4 +1,4 @@
-"""What all figures use: the databases, the effort, and traces to write."""
+"""The databases, the effort and the traces that all figures use."""
 
 import asyncio
 from collections.abc import Coroutine

@@ -1,4 +1,4 @@
-"""What the commands share: options, the choice of figures, and an orderly end."""
+"""The parts that the commands share: options, the choice of figures, and an orderly end."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""What figures depend on besides the package, and the memory of a process."""
+"""The environment that figures depend on (versions, settings, machine), and the memory of a process."""
 
 import gc
 import json

@@ -38,7 +38,7 @@ TAGS: Final = 10
 _SHARES: Final = {LARGEST: 0.4, SECOND: 0.2}
 _SMALL_TENANTS: Final = 1_000
 _BUSY_SHARE: Final = 0.05
-# A slot holds one active run at a time; so many are there, are the largest tenant's, and the second's.
+# A slot holds one active run at a time. The number of all slots, of the largest tenant's and of the second's.
 _SLOTS, _SLOTS_OF_LARGEST, _SLOTS_OF_SECOND = 50, 20, 10
 # The traces of a slot's 20 that begin a step.
 _STEPS: Final = (1, 2, 4, 7, 9, 10, 13, 15, 17, 18)
@@ -179,7 +179,7 @@ def _full(count: int) -> str:
 
 
 def _rows(source: str, more: str) -> str:
-    """Return the SELECT of complete rows, given the SELECT of what they belong to."""
+    """Return the SELECT of complete rows, given the SELECT of their runs, steps and moments."""
     user = _identifier("user", "tenant || '-' || lot % 50")
     some = ", ".join(f"'{orjson.dumps(tags(number)).decode()}'" for number in range(TAGS))
     return (

@@ -141,10 +141,10 @@ class Pages:
         counts: Counter[date] = self._counts(selection, DAY)
         return dict(sorted(counts.items()))
 
-    def _page(self, kind: str, scan: Scan, limit: int, cursor: str | None) -> tuple[list[_Row], str | None]:
+    def _page(self, method: str, scan: Scan, limit: int, cursor: str | None) -> tuple[list[_Row], str | None]:
         if type(limit) is not int or not 1 <= limit <= MAX_LIMIT:
             raise InvalidLimitError("limit", 1, MAX_LIMIT)
-        query = (kind, self._reader.organization_id, scan.order, *scan.selection.parts())
+        query = (method, self._reader.organization_id, scan.order, *scan.selection.parts())
         after = None if cursor is None else cursors.from_text(cursor, query)
         rows, has_more = self._read(scan, limit, after)
         return rows, cursors.to_text(_position(scan, rows[-1]), query) if has_more else None

@@ -135,7 +135,7 @@ class ActiveFiles:
     def _append(self, rows: Sequence[Row], kind: Kind) -> Active:
         active = self._active
         if active is not None and active.segment.kind is not kind:
-            # Rows of a dead process whose flag was the other one.
+            # Rows of a dead process that wrote to the other table.
             self.replace(None)
             active = None
         if active is None:
@@ -145,8 +145,8 @@ class ActiveFiles:
         except sqlite3.Error as error:
             if sqlite_code(error) == sqlite3.SQLITE_FULL:
                 raise
-            # Either the id is in the file already, and the database decides what that means; or the file is broken,
-            # and another one may not be.
+            # Either the id is in the file already: the database will compare both rows. Or the file is broken: a new
+            # file may work.
             self.replace(None)
             active = self._active = self.new_file(kind)
             active.segment.append(rows)

@@ -61,9 +61,9 @@ class Adoption:
             try:
                 if owned := Ownership.take(lock_of(self._directory, owner)):
                     change = change.plus(self._adopt_one(owner, owned))
-            except Exception as error:  # noqa: BLE001  # one dead process's files do not cost the others'
-                kind = type(error).__qualname__
-                logger.error("files of the spool could not be taken over: %s, %s", owner, kind)
+            except Exception as error:  # noqa: BLE001  # the files of the other processes must still be taken over
+                name = type(error).__qualname__
+                logger.error("files of the spool could not be taken over: %s, %s", owner, name)
         return change
 
     def _adopt_one(self, owner: str, owned: Ownership) -> Change:

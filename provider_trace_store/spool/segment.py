@@ -221,7 +221,7 @@ class Segment:
         with suppress(sqlite3.Error):
             [found] = self._connection.execute(statement, (place,)).fetchone()
             if found is not None:
-                # The key of a row may be readable where the row is not.
+                # The key of a row may be readable although the row is not.
                 return max(place + 1, int(found))
         return place + 1
 

@@ -69,7 +69,7 @@ def sqlite_text(value: datetime) -> str:
 
 
 def comparable(stored: datetime | str) -> datetime | str:
-    """Return the value that stands for a stored date when rows are compared with it.
+    """Return the value that rows are compared with in place of a stored date.
 
     It is the moment, in UTC. On SQLite it is the stored text where another writer wrote the date in another form: the
     order of the rows follows that text.

@@ -1,4 +1,4 @@
-"""What a writer counts: what became of each trace."""
+"""The counters of a writer: the outcome of each trace."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Counters:
         """Return the counts.
 
         Args:
-            sizes: what waits: `queued`, `queued_bytes`, `spooled_bytes`.
+            sizes: the sizes of the queue and the spool: `queued`, `queued_bytes`, `spooled_bytes`.
         """
         return WriterStats(
             accepted=self._accepted,

@@ -1,4 +1,4 @@
-"""Where the writer's thread sends rows, and what becomes of them there."""
+"""The interface of a destination, which stores the rows of the writer's thread, and its results and errors."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ class NotNowError(Exception):
     """The destination could not store rows now; sending them again is safe.
 
     Args:
-        kind: the name of the error's class, with its SQLSTATE if it has one.
+        name: the name of the error's class, with its SQLSTATE if it has one.
         advice: what an operator can do about it.
         may_be_the_row: whether one of the rows may be the cause.
     """
 
-    def __init__(self, kind: str, advice: str = "", *, may_be_the_row: bool = False) -> None:
-        super().__init__(kind)
-        self.kind = kind
+    def __init__(self, name: str, advice: str = "", *, may_be_the_row: bool = False) -> None:
+        super().__init__(name)
+        self.name = name
         self.advice = advice
         self.may_be_the_row = may_be_the_row
 
@@ -92,7 +92,7 @@ class NotTogetherError(Exception):
 
     def __init__(self, error: ProviderTraceStoreError) -> None:
         super().__init__()
-        self.kind = type(error).__qualname__
+        self.name = type(error).__qualname__
         self.error = error
 
 

@@ -26,7 +26,7 @@ class Intake:
         options: how much is held, and what happens to a trace that there is no room for.
         state: where traces wait in memory, and are counted.
         spool: where traces go that do not fit into memory; None for no spool.
-        log: is told of what is lost.
+        log: records dropped traces, and a spool that takes no rows.
     """
 
     def __init__(self, options: WriterOptions, state: SharedState, spool: Spool | None, log: ThrottledLog) -> None:
@@ -49,7 +49,7 @@ class Intake:
             self._spool_now(trace, maker)
             return
         # If the writer's thread does not keep up, its callers encode bodies for it. `is_behind` is read without the
-        # lock: whether it is right to the moment does not matter.
+        # lock: a value that is a moment old does no harm.
         submission = Submission(trace, maker, is_encoded=self._keeps_bodies and self._state.queue.is_behind)
         if self._state.take(submission):
             return

@@ -1,4 +1,4 @@
-"""What a process does to the writers in it: it forks, it exits, it is told to end.
+"""The hooks of a process for its open writers: fork, exit and SIGTERM.
 
 SIGTERM ends a process without a handler at once. While a writer is open, such a process has a handler that stores what
 was submitted; afterwards the signal ends the process all the same. A handler of the host's, such as that of gunicorn,
@@ -159,7 +159,7 @@ _writers: Final = _Writers()
 
 
 def manage(writer: Managed, *, handle_sigterm: bool) -> None:
-    """Look after a writer until `release`.
+    """Run the hooks for a writer until `release`.
 
     Args:
         writer: the writer.
@@ -169,5 +169,5 @@ def manage(writer: Managed, *, handle_sigterm: bool) -> None:
 
 
 def release(writer: Managed) -> None:
-    """Look after a writer no more."""
+    """Stop running the hooks for a writer."""
     _writers.remove(writer)

@@ -40,18 +40,18 @@ _AWAY: Final = "the database takes no traces, and is tried again: %s%s"
 
 
 class GaveUpError(Exception):
-    """It is time to stop; the rest of the rows was not stored."""
+    """The sender stops before all rows are stored: the writer is closing, or its timeout has passed."""
 
 
 class Sender:
     """Sends rows from one thread.
 
     Args:
-        options: how long a pause may be, and who is told of rejected rows.
+        options: the longest pause, and the host's `on_rejected`.
         destination: stores the rows.
         rejects: keeps rejected rows; None if nothing does.
-        telemetry: is told of each try.
-        log: is told of everything else.
+        telemetry: records each try.
+        log: records retries and rejected rows.
         gives_up: says, after a failure, whether it is time to stop.
         pause: waits for so many seconds, or until there is a reason to try at once.
         on_retry: called before each pause.
@@ -83,7 +83,7 @@ class Sender:
         self._strikes: dict[str, tuple[int, int]] = {}
         self._retrying = Retrying(
             retry=retry_if_exception_type(NotNowError),
-            # With a random part, so that not all processes come back at once.
+            # With a random part, so that not all processes retry at the same moment.
             wait=wait_random_exponential(multiplier=_FIRST_DELAY, max=options.max_retry_delay),
             stop=self._must_stop,
             sleep=pause,
@@ -147,7 +147,7 @@ class Sender:
             with self.delivering:
                 return self._destination.deliver(kind, part)
         except (NotNowError, NotTogetherError) as error:
-            failure = error.kind
+            failure = error.name
             raise
         finally:
             self._telemetry.batch(kind.table.name, len(part), perf_counter() - began, failure)
@@ -185,7 +185,7 @@ class Sender:
         self._on_retry()
         error = state.outcome and state.outcome.exception()
         if isinstance(error, NotNowError):
-            self._log.log(logging.WARNING, _AWAY, error.kind, error.advice)
+            self._log.log(logging.WARNING, _AWAY, error.name, error.advice)
 
 
 def _id_of(refusal: Refusal) -> str:

@@ -1,4 +1,4 @@
-"""Which thread waits for what: the lock of a writer, its conditions, and whether it is open."""
+"""The lock of a writer, the conditions that its threads wait for, and whether it is open."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OPEN: Final = State.OPEN
 
 
 class Signals:
-    """The state of a writer, and the threads that wait for it. Every caller holds `lock`, unless a method says else."""
+    """The state of a writer, and the threads that wait for it. The caller holds `lock`, except for `pause`."""
 
     def __init__(self) -> None:
         self.lock: Final = Lock()

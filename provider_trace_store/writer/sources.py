@@ -70,7 +70,7 @@ class AdoptionSource:
 
 
 class MemorySource:
-    """Sends what waits in memory.
+    """Sends the traces that wait in memory.
 
     Args:
         options: the table, and how much is sent at a time.
@@ -111,15 +111,15 @@ class MemorySource:
 
 
 class SpoolSource:
-    """Sends what waits in the spool.
+    """Sends the rows that wait in the spool.
 
     Args:
         options: how much is sent at a time.
         state: counts the rows.
         spool: where rows wait.
-        memory: the source beside this one: what is in the spool's open file came before what is in memory.
+        memory: the source of the traces in memory, which came after the rows of the spool's open file.
         sender: sends the rows.
-        log: is told if the spool cannot be read.
+        log: records that the spool cannot be read.
     """
 
     def __init__(  # noqa: PLR0913  (each is another object that it works with)
@@ -158,7 +158,7 @@ class SpoolSource:
         try:
             batch, change = self._spool.take(self._options.batch_rows, self._options.batch_bytes)
         except (sqlite3.Error, OSError, SpoolUnavailableError) as error:
-            # What is in memory does not wait for it.
+            # Traces in memory do not wait for the spool.
             self._not_before = monotonic() + _UNREADABLE_PAUSE
             self._log.log(logging.ERROR, "the spool cannot be read now: %s", type(error).__qualname__)
             return

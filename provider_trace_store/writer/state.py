@@ -1,4 +1,4 @@
-"""What the callers' threads and the writer's thread share: traces in memory, counts, and who waits for what."""
+"""The state that the callers' threads and the writer's thread share: traces in memory, counters, waiting threads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class SharedState:
-    """The one owner of what threads share: each change is a method, and each method takes `lock` itself.
+    """The only owner of the shared state: each change is a method, and each method takes `lock` itself.
 
     With `lock` held, a thread may read `queue`, `spool_progress` and `signals`, and call their methods. A thread that
     needs the spool's lock, too, takes that one first.

@@ -156,7 +156,7 @@ class _OtherTypeError(Exception):
     """A document holds an object that pickle would have to ask for its contents."""
 
 
-class _Parts:
+class _PickledParts:
     """The file that pickle writes to. Pickle mostly writes once; a file in memory would copy that once more."""
 
     __slots__ = ("_parts", "write")
@@ -185,7 +185,7 @@ def _copied(documents: list[Any]) -> bytes | tuple[str, ...] | None:
             return None
         if type(tags) is list and tags and all(type(tag) is str for tag in tags):
             return tuple(tags)
-    parts = _Parts()
+    parts = _PickledParts()
     pickler = _Pickler(parts, _PROTOCOL)
     # Without the memo, in which pickle would look up every text. A container that holds itself is a ValueError anyway.
     pickler.fast = True

@@ -21,7 +21,7 @@ _ROWS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 class Telemetry(Protocol):
-    """Is told what a writer does."""
+    """Records the tries of a writer."""
 
     def batch(self, table: str, rows: int, seconds: float, failure: str | None) -> None:
         """Record a try to store rows.

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from provider_trace_store.writer.stats import WriterStats
 
-# How many pairs of organization and actor are remembered, so that each pair is checked once and not with every trace.
-_OWNERS: Final = 1000
+# The number of row makers that are kept, one for each organization and actor, so that each pair is checked once.
+_MAX_MAKERS: Final = 1000
 # How long a fork waits for a transaction, in seconds. A SQLite lock that is held during a fork is held in the child for
-# ever. The driver of a server has next to no locks, and its transactions may take long.
+# ever. A driver that talks to a server holds few locks, and its transactions may take long.
 _FORK_PATIENCE: Final = 5.0
 _FORK_PATIENCE_WITH_A_SERVER: Final = 0.1
 
@@ -39,7 +39,7 @@ _inherited: Final[list[object]] = []
 
 
 class _Parts(NamedTuple):
-    """What a writer has anew in each process."""
+    """The objects of a writer that a forked child makes anew."""
 
     spool: Spool | None
     state: SharedState
@@ -67,7 +67,7 @@ class TraceWriter:
     def __init__(self, options: WriterOptions) -> None:
         self._options = options
         self._engines: set[Engine] = {options.bind} if isinstance(options.bind, Engine) else set()
-        self._owners: dict[tuple[str, str | None], RowMaker] = {}
+        self._makers: dict[tuple[str, str | None], RowMaker] = {}
         self._telemetry = telemetry_for(self._system_name, lambda: self.stats)
         self._parts = self._new_parts()
         self._in_process = _InProcess(self)
@@ -91,7 +91,7 @@ class TraceWriter:
         Args:
             trace: the call to record.
             organization_id: the tenant that owns it, as in `ProviderTraceRepository`.
-            actor_id: who writes, if the trace does not say so itself.
+            actor_id: the actor of the write: the default of the trace's `created_by_id` and `last_updated_by_id`.
 
         Raises:
             InvalidIdentifierError: `organization_id` or `actor_id` is not text that a column can hold.
@@ -101,7 +101,7 @@ class TraceWriter:
         # The exact type first: Pydantic's own isinstance is written in Python.
         if type(trace) is not ProviderTrace and not isinstance(trace, ProviderTrace):
             raise TypeError(f"submit takes ProviderTrace, not {type(trace).__name__}")
-        maker = self._owners.get((organization_id, actor_id)) or self._owner(organization_id, actor_id)
+        maker = self._makers.get((organization_id, actor_id)) or self._new_maker(organization_id, actor_id)
         parts = self._parts
         parts.intake.submit(trace, maker)
         if not parts.worker.is_started:
@@ -114,7 +114,7 @@ class TraceWriter:
             timeout: how long to wait, in seconds.
 
         Returns:
-            Whether they are. With `False` nothing is lost: the writer goes on trying.
+            Whether all of them are. If it is False, nothing is lost: the writer keeps trying.
         """
         return self._parts.state.flush(timeout)
 
@@ -139,11 +139,11 @@ class TraceWriter:
         return is_all
 
     async def aflush(self, timeout: float = 10.0) -> bool:  # noqa: ASYNC109  (the same in both forms)
-        """Do as `flush`, while the event loop goes on."""
+        """Do as `flush`, without blocking the event loop."""
         return await asyncio.to_thread(self.flush, timeout)
 
     async def aclose(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109  (the same in both forms)
-        """Do as `close`, while the event loop goes on."""
+        """Do as `close`, without blocking the event loop."""
         return await asyncio.to_thread(self.close, timeout)
 
     def __enter__(self) -> Self:
@@ -162,13 +162,13 @@ class TraceWriter:
     ) -> None:
         await self.aclose()
 
-    def _owner(self, organization_id: str, actor_id: str | None) -> RowMaker:
+    def _new_maker(self, organization_id: str, actor_id: str | None) -> RowMaker:
         options = self._options
         maker = RowMaker(options.kind.layout, organization_id, actor_id, options.max_body_bytes)
-        if len(self._owners) >= _OWNERS:
+        if len(self._makers) >= _MAX_MAKERS:
             # A new dict: another thread may be reading the old one.
-            self._owners = {}
-        self._owners[organization_id, actor_id] = maker
+            self._makers = {}
+        self._makers[organization_id, actor_id] = maker
         return maker
 
     def _new_parts(self) -> _Parts:

@@ -1,4 +1,4 @@
-"""The writer's thread: takes the next piece of work from the source whose turn it is, until the writer is closed.
+"""The writer's thread: takes one piece of work after the other from the sources, until the writer is closed.
 
 While there is room, traces go through memory. Without room they go to the spool, until the thread has caught up; with a
 durable writer all traces go there. Traces in memory are sent before those that went to the spool later, and after those
@@ -40,15 +40,15 @@ _GRACE: Final = 2.0
 
 
 class Worker:
-    """Sends what waits, in a thread of its own, which starts with the first trace.
+    """Sends the waiting traces in a thread of its own, which starts with the first trace.
 
     Args:
         options: the table, and how much is sent at a time.
         state: where traces wait in memory, and are counted.
         spool: where rows wait, too; None for no spool.
         destination: stores the rows.
-        telemetry: is told of each try.
-        log: is told of failures.
+        telemetry: records each try.
+        log: records failures.
     """
 
     def __init__(  # noqa: PLR0913  (each is another object that it works with)
@@ -182,10 +182,10 @@ class Worker:
         except (TraceEncodingError, TraceTooLargeError) as error:
             self._sender.reject(self._options.kind, [Refusal(submission, error)])
             return "rejected"
-        except Exception as error:  # noqa: BLE001  # one trace that cannot be kept does not cost the others
+        except Exception as error:  # noqa: BLE001  # the other traces must still be kept
             if not isinstance(error, SpoolUnavailableError):
-                kind = type(error).__qualname__
-                self._log.log(logging.ERROR, "%s cannot be kept: %s", submission.id, kind)
+                name = type(error).__qualname__
+                self._log.log(logging.ERROR, "%s cannot be kept: %s", submission.id, name)
             return "dropped"
         return "spooled"
 
@@ -199,8 +199,8 @@ class Worker:
             except GaveUpError:
                 return
             except BaseException as error:  # noqa: BLE001  # whatever a host's hook raises must not end the thread
-                kind = type(error).__qualname__
-                self._log.log(logging.ERROR, "the writer's thread goes on after an unexpected %s", kind)
+                name = type(error).__qualname__
+                self._log.log(logging.ERROR, "the writer's thread continues after an unexpected %s", name)
                 with self._state.lock:
                     self._state.queue.put_back()
                 self._signals.pause(_PAUSE)

@@ -27,7 +27,7 @@ def mark(session: Session, trace_id: str, *, organization_id: str, actor_id: str
         session: the host's session.
         trace_id: any text.
         organization_id: the tenant that owns the trace.
-        actor_id: who makes the change; None keeps the row's `last_updated_by_id`.
+        actor_id: the actor of the change; None keeps the row's `last_updated_by_id`.
         is_deleted: the new mark.
 
     Returns:

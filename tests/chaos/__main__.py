@@ -55,7 +55,7 @@ def main() -> int:
 
 def _table(outcomes: list[Outcome]) -> str:
     lines = [
-        "| fault | | accepted | stored | missing | twice | dropped | besides |",
+        "| fault | how often | accepted | stored | missing | stored twice | dropped | notes |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for one in outcomes:

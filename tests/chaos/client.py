@@ -77,7 +77,7 @@ def _write_with(writer: TraceWriter, task: dict[str, Any]) -> None:
         thread.join()
     end = time.monotonic() + task["patience"]
     writer.flush(task["patience"])
-    # What a dead process left is taken over in time, and is not waited for by a flush.
+    # Files of dead processes are taken over after a while; a flush does not wait for their rows.
     while writer.stats.spooled and time.monotonic() < end:
         time.sleep(0.01)
     writer.close(5)
@@ -124,7 +124,7 @@ def main() -> None:
             finally:
                 sys.stderr.flush()
                 os._exit(status)
-        print(pid, flush=True)  # noqa: T201  # read by who wrote the task
+        print(pid, flush=True)  # noqa: T201  # read by the process that wrote the task
 
 
 if __name__ == "__main__":

@@ -45,12 +45,12 @@ class Outcome:
     Args:
         fault: what was done.
         times: how often.
-        accepted: how many traces a `submit` had returned for.
-        stored: how many rows there are in the end.
-        missing: how many of the accepted ones have none.
-        twice: how many rows are there more than once.
-        wrong: how many have another content than what was submitted.
-        unfinished: how many are there whose `submit` was killed before it could return.
+        accepted: the number of traces whose `submit` returned.
+        stored: the number of rows at the end.
+        missing: the number of accepted traces without a row.
+        twice: the number of rows that are stored more than once.
+        wrong: how many rows have other content than the submitted trace.
+        unfinished: how many rows are stored although their `submit` was killed before it returned.
         dropped: how many the writers have counted as dropped.
         seconds: how long it took.
         notes: what else was counted.
@@ -131,7 +131,7 @@ class Stage:
         accepted: set[int] = set()
         for log in self.directory.glob("process-*.log*"):
             if not log.name.endswith((".messages", ".pids")):
-                # A line that a kill has cut is no number.
+                # The last line may have been cut by a kill, so it is left out.
                 accepted.update(int(line) for line in log.read_text("ascii").split("\n")[:-1])
         engine = create_engine(self.url, poolclass=NullPool)
         with engine.connect() as connection:

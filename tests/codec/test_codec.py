@@ -45,25 +45,25 @@ if TYPE_CHECKING:
 
 
 class Color(StrEnum):
-    """Text by another name."""
+    """A subclass of `str` that compares as `str` does."""
 
     RED = "red"
 
 
 class Level(IntEnum):
-    """A number by another name."""
+    """A subclass of `int` that compares as `int` does."""
 
     HIGH = 3
 
 
 class OldColor(str, Enum):  # noqa: UP042  (what hosts wrote before StrEnum)
-    """Text by another name, the old way."""
+    """A text enumeration as hosts wrote it before `StrEnum`."""
 
     RED = "red"
 
 
 class Point(NamedTuple):
-    """A tuple by another name."""
+    """A subclass of `tuple` that compares as `tuple` does."""
 
     x: int
     y: int

@@ -147,7 +147,7 @@ def old_rows_are_read_and_new_ones_written(engine: Engine) -> None:
         assert old.request_json == {"model": "gpt-4o", "n": 1}
         assert old.response_json == {"choices": [{"index": 0}]}
         assert [trace.request_json["n"] for trace in repository.list_by_step_id("step-1")] == [2, 3]
-        # White space of another writer is no other content.
+        # Other white space in the stored JSON is the same content.
         again = repository.create(old)
         assert again == old
         with pytest.raises(ProviderTraceConflictError):

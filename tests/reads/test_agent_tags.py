@@ -85,7 +85,7 @@ async def test_tags_of_other_writers_are_found_and_what_is_no_list_of_tags_is_no
         '["b\\"a\\"", "x"]',
     ]
     if space.client.database.backend == "postgresql":
-        # As it is told to write text, which PostgreSQL's `json` keeps as it is.
+        # PostgreSQL's `json` keeps the text as it was written: white space and escapes.
         texts.append('[\n"a"\t,"\\u00fc","\\ud83d\\ude00","quo\\"te","back\\\\slash","a,b","nul\\u0000"\n]')
     has_tags = {0, 1, 2, 3, 12} & {*range(len(texts))}
     places: list[Any] = ["full", "metadata", "both"]

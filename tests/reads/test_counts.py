@@ -121,7 +121,7 @@ async def test_a_trace_in_both_tables_counts_once(space: Space) -> None:
         assert await space.repository.count_by("source", **filters) == {"s-0": 3, "s-1": 3}, filters
         assert await space.repository.count_by_day(**filters) == {MOMENT.date(): 6}, filters
     assert await space.repository.count_by("call_type", source="s-0") == {None: 3}
-    # What is left of a trace where one of its rows is deleted counts once, too.
+    # A trace with a deleted row in one table and a visible row in the other counts once, too.
     for table, number in (("provider_traces", 0), ("provider_trace_metadata", 3)):
         await space.client.execute(
             text(f"UPDATE {table} SET is_deleted = true WHERE id = :id"),  # noqa: S608  (our own names)

@@ -61,7 +61,7 @@ async def test_a_damaged_cursor_is_refused_without_being_repeated(space: Space) 
         (await repository.list_metadata(order="oldest", limit=1)).next_cursor,
         (await repository.list_metadata(order="oldest", limit=3)).next_cursor,
     ]
-    # Each character of one, so that none is without a check; of the other, whose last one has spare bits, the last.
+    # Every character of the first cursor is damaged; of the second, whose last character has unused bits, two are.
     damages: list[Any] = []
     for cursor in filter(None, cursors):
         places = range(len(cursor)) if cursor is cursors[0] else (0, len(cursor) - 1)
@@ -122,7 +122,7 @@ async def test_a_cursor_of_another_query_is_refused(space: Space) -> None:
     assert None not in cursors
     assert len(set(cursors)) == len(cursors)
     for (place, call), (origin, cursor) in product(enumerate(calls), enumerate(cursors)):
-        # Each with each takes seconds: a third of the pairs, in which each is met with most kinds of others.
+        # All pairs would take seconds. A third of them still gives each call the cursors of most kinds of calls.
         if place != origin and (place + origin) % 3:
             continue
         if place == origin:

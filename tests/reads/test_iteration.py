@@ -48,7 +48,7 @@ async def test_an_iterator_goes_on_where_it_was_while_traces_come_and_go(space: 
     async for trace in space.repository.iter_metadata():
         found += space.numbers([trace])
         if len(found) == 1:
-            # One that was read already, one of this read, and some of the next.
+            # Traces of the page that was read already, and of later pages.
             for number in deleted:
                 assert await space.repository.delete(space.id(number))
             await space.add(
@@ -56,7 +56,7 @@ async def test_an_iterator_goes_on_where_it_was_while_traces_come_and_go(space: 
                 space.trace(1, created_at=MOMENT - timedelta(days=1)),
             )
     assert len(found) == len(set(found))
-    # Of the first read nothing changes any more.
+    # The first page is in memory: later writes do not change it.
     read_already = set(range(many + 10 - 1000, many + 10))
     assert set(found) == (set(range(10, many + 10)) - (deleted - read_already)) | {1}
     assert found == sorted(found, reverse=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.support.servers import Database
 
 
-# It stopped when the first eighth was written.
+# An organization that wrote only in the first eighth of the period.
 GONE: Final = "org-gone"
 ROWS: Final = 20_000
 # As many whole traces, and these with bodies that are kept outside of their rows.
@@ -112,7 +112,7 @@ def _prepared(connection: Connection, statement: str, parameters: dict[str, Any]
 
 @pytest.fixture(scope="module", params=["analyzed", "never analyzed"])
 def statistics(request: pytest.FixtureRequest) -> str:
-    """Return whether the tables' statistics are there: those of a table that grows fast come late."""
+    """Return whether the tables are analyzed: a table that grows fast is without current statistics for a while."""
     return str(request.param)
 
 
@@ -176,10 +176,10 @@ def largest_sort(plan: dict[str, Any]) -> float:
 
 
 def assert_walks_the_tenants_index(plan: dict[str, Any], most: float) -> None:
-    """Look whether nothing but the tenant's index is walked, and no further than that."""
+    """Assert that a plan scans only the tenant's index, and reads at most `most` rows."""
     assert scans(plan)
     for node in scans(plan):
-        # Of few rows, a bitmap in between makes no difference.
+        # With few rows, a bitmap scan of the index is as good as an index scan.
         assert node["Node Type"] in {"Index Scan", "Index Only Scan", "Bitmap Heap Scan", "Bitmap Index Scan"}, node
         assert node.get("Index Name", "organization_id_created_at_id").endswith("organization_id_created_at_id"), node
         assert rows_read(node) <= most, node

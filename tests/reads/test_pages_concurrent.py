@@ -39,7 +39,7 @@ def a_stored_trace(number: int) -> Any:
 
 @contextmanager
 def writers(database: Database) -> Iterator[list[int]]:
-    """Let threads write and commit all the time: new traces of any date, and what is there in the other table, too."""
+    """Let threads write and commit all the time: new traces of any date, and stored traces into the other table."""
     # SQLite lets one write at a time, and refuses a second that has read before.
     count = 1 if database.backend == "sqlite" else 2
     stop = threading.Event()
@@ -59,7 +59,7 @@ def writers(database: Database) -> Iterator[list[int]]:
                     repository.create(a_trace(number, run_id="run-1", created_at=moment))
                     repository.create(a_stored_trace(number % ROWS))
                     session.commit()
-                    # What is deleted is restored before anybody could see it.
+                    # The deletion is undone before its transaction commits: no other session sees it.
                     repository.delete(trace_id(number))
                     repository.restore(trace_id(number))
                     session.commit()

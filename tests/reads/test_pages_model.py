@@ -55,7 +55,7 @@ def fields(number: int) -> dict[str, Any]:
 
 
 class Row(NamedTuple):
-    """A visible trace: where it stands in order, and where it is stored."""
+    """A visible trace: its date and number, by which it is sorted, and its table."""
 
     created_at: datetime
     number: int
@@ -70,7 +70,7 @@ class Query:
     filters: tuple[tuple[str, Any], ...]
 
     def selects(self, number: int) -> bool:
-        """Say whether a trace of this number is meant."""
+        """Say whether the query selects the trace of this number."""
         trace = fields(number)
         asked = dict(self.filters)
         return all(

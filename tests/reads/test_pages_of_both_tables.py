@@ -134,7 +134,7 @@ async def test_deleted_traces_are_in_no_page(space: Space) -> None:
 
 @pytest.fixture
 def undated_allowed(database: Database) -> None:
-    """Let rows be without a date from now on."""
+    """Allow rows without a date."""
     allow_undated(database)
 
 

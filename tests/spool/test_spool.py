@@ -86,7 +86,7 @@ def test_a_file_of_it_is_a_store_that_a_repository_reads(directory: Path) -> Non
 def test_the_next_writer_stores_the_backlog(database: Database, directory: Path, *, metadata_only: bool) -> None:
     traces = a_batch(30)
     left_behind(directory, traces, metadata_only=metadata_only)
-    # The flag of the next one decides about its own traces, and about none of these.
+    # The flag of the next writer decides the table of its own traces, not of these.
     with a_writer(database, spool_dir=directory, metadata_only=not metadata_only) as writer:
         wait_until(lambda: writer.stats.stored == 30)
         stats = writer.stats
@@ -272,7 +272,7 @@ def test_readable_rows_of_a_damaged_file_are_stored_and_the_file_is_set_aside(
         assert_accounted(stats)
     stored = ids_in(database.url)
     assert least <= len(stored) - 1 < 200
-    # What is found only while it is being read was counted before.
+    # Rows that turn out unreadable only during the read were counted as adopted before.
     assert stats.adopted - stats.dropped == len(stored) - 1
     for one in traces:
         if one.id in stored:

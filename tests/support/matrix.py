@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 PYTHONS: Final = ((3, 11), (3, 12), (3, 13), (3, 14))
-# Fails where the interpreter is another one than its name says, or lacks a part that the tests need.
+# Fails if the interpreter lacks a module that the tests need; prints its version, which may differ from its name.
 _PROBE: Final = "import ensurepip, sqlite3, ssl, sys, venv; print('%d.%d.%d' % sys.version_info[:3])"
 _BY_OTHERS: Final = "tested by make test"
 _NOT_INSTALLED: Final = "not installed"

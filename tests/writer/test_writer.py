@@ -410,7 +410,10 @@ def test_a_deferred_constraint_that_fails_at_the_commit_costs_only_its_row(
     assert sorted(one for one, _ in told) == [trace_id(7), trace_id(20)]
     assert [row["organization_id"] for row in rejects_in(tmp_path)] == ["unknown", "unknown"]
     assert all(SECRET in row["request_json"] and SECRET in row["response_json"] for row in rejects_in(tmp_path))
-    refusal = " was refused by the database (SQLSTATE 23503, constraint fk): correct one of them, a retry does not help"
+    refusal = (
+        " was refused by the database (SQLSTATE 23503, constraint fk): correct the trace or the database's rule, "
+        "a retry does not help"
+    )
     assert {str(error)[len(trace_id(7)) :] for _, error in told} == {refusal}
 
 

@@ -82,7 +82,7 @@ class Writer:
         self._end = time.monotonic() + PATIENCE
 
     def run(self) -> None:
-        """Write all batches; the first error that is not of the database's absence ends it."""
+        """Write all batches; retry while the database is away, and stop at any other error."""
         if self._form == "async":
             asyncio.run(self._run_async())
             return

@@ -163,6 +163,7 @@ def show_page(repository: ProviderTraceRepository, run_id: str) -> None:
         provider = (item.agent_tags or [""])[-1]
         table.add_row(f"{item.created_at:%Y-%m-%d %H:%M:%S}", step, item.call_type, provider, item.stored_as)
     console.print(table)
+    console.print("Each trace is in both tables here, to compare their sizes: a page shows it once, as full.\n")
 
 
 def show_exchange(repository: ProviderTraceRepository, trace_id: str) -> None:

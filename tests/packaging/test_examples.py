@@ -91,7 +91,7 @@ def check_quickstart(directory: Path, environment: Mapping[str, str]) -> None:
         assert re.search(r"'data:image/png;base64,[\w+/]{38}'\+79962", output)
         assert max(map(len, output.splitlines())) <= 100
         assert re.search(r"bodies make the difference: 9\d\.\d% of a whole trace", output)
-    ids = re.findall(r"^provider_trace-[0-9a-f-]{36}(?=;)", first + second, re.MULTILINE)
+    ids = re.findall(r"^provider_trace-[0-9a-f-]{36}(?=: long texts)", first + second, re.MULTILINE)
     assert len(set(ids)) == 2
     url = environment.get(URL, f"sqlite:///{directory / 'provider_traces.db'}")
     engine = create_engine(url)

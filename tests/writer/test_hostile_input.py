@@ -27,6 +27,7 @@ from provider_trace_store.spool.salvage import readable_rows
 from provider_trace_store.spool.segment import Segment
 from provider_trace_store.tables.kinds import FULL
 from provider_trace_store.tables.rows import RowMaker
+from provider_trace_store.writer.submission import Submission
 from provider_trace_store.writer.worker import Worker
 from tests.support.batches import run_script
 from tests.support.constants import ORG, PATIENCE, SECRET
@@ -266,6 +267,21 @@ def test_an_interrupted_close_goes_on_where_it_was(tmp_path: Path, monkeypatch: 
         assert_accounted(writer.stats)
     assert_accounted(writer.stats)
     assert writer.stats.spooled == 50
+
+
+def test_a_close_releases_each_trace_that_the_spool_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Worker._kept
+    alive: list[int] = []
+
+    def counting(self: Worker, submission: Submission) -> Any:
+        alive.append(sum(type(each) is Submission for each in gc.get_objects()))
+        return kept(self, submission)
+
+    monkeypatch.setattr(Worker, "_kept", counting)
+    with a_writer_to_nowhere(spool_dir=tmp_path, durability="memory", batch_age=3600) as writer:
+        for trace in a_batch(50):
+            writer.submit(trace, organization_id=ORG)
+    assert alive == list(range(alive[0], alive[0] - 50, -1))
 
 
 def test_a_close_goes_on_trying_where_the_spool_cannot_take_the_rest(database: Database, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Stores every call of an LLM backend to a model provider, in full or as metadata."""
 
 from provider_trace_store.async_repository import AsyncProviderTraceRepository
+from provider_trace_store.codec import text_keys
 from provider_trace_store.errors import (
     InvalidArgumentError,
     InvalidCursorError,
@@ -76,4 +77,5 @@ __all__ = [
     "WriterClosedError",
     "WriterStats",
     "__version__",
+    "text_keys",
 ]

@@ -24,7 +24,8 @@ ProviderTraceStoreError
 The errors of arguments, TraceEncodingError, TraceTooLargeError and TraceDecodingError are also ValueErrors.
 
 No message, attribute or chained exception carries a payload or a credential. A message names a trace by its id, a
-place inside a document by its path, and a refusal of the database by SQLSTATE and constraint.
+place inside a document by its path, and a refusal of the database by SQLSTATE and constraint. Ids and names are on one
+line and bounded (`shown`); attributes hold them as they are.
 """
 
 from __future__ import annotations
@@ -122,17 +123,19 @@ class TraceEncodingError(UnstorableTraceError, ValueError):
     Args:
         path: where the value is, such as `request_json.messages[3].content`.
         reason: what is wrong with the value, such as its type; never the value itself.
-        trace_id: the trace; None if its id is not known.
+        trace_id: the trace; None, or a value that is not text, if its id is not known.
+        remedy: what to do before the trace is sent again; empty for a correction of the value.
     """
 
-    def __init__(self, path: str, reason: str, trace_id: str | None = None) -> None:
+    def __init__(self, path: str, reason: str, trace_id: object = None, *, remedy: str = "") -> None:
         super().__init__(
-            f"{trace_id or 'trace'} cannot be stored exactly: {path}: {reason}; correct the value and send the trace "
-            "again",
-            trace_id,
+            f"{named(trace_id)} cannot be stored exactly: {path}: {reason}; {remedy or 'correct the value'} and send "
+            "the trace again",
+            trace_id if isinstance(trace_id, str) else None,
         )
         self.path = path
         self.reason = reason
+        self.remedy = remedy
 
 
 class TraceTooLargeError(UnstorableTraceError, ValueError):
@@ -140,7 +143,7 @@ class TraceTooLargeError(UnstorableTraceError, ValueError):
 
     Args:
         path: the field, such as `request_json`.
-        size: the size of its stored text, in bytes.
+        size: the size of its stored text, in bytes; a part of it if the document was not encoded to its end.
         limit: the largest allowed size, in bytes: for a document, the repository's `max_body_bytes`.
         trace_id: the trace.
     """
@@ -149,8 +152,8 @@ class TraceTooLargeError(UnstorableTraceError, ValueError):
 
     def __init__(self, path: str, size: int, limit: int, trace_id: str) -> None:
         super().__init__(
-            f"{trace_id} is too large: {path} takes {size} bytes, and {limit} are allowed; shorten it, or for a body "
-            "raise max_body_bytes",
+            f"{named(trace_id)} is too large: {path} takes at least {size} bytes, and {limit} are allowed; "
+            "shorten it, or for a body raise max_body_bytes",
             trace_id,
         )
         self.path = path
@@ -172,8 +175,8 @@ class ProviderTraceConflictError(UnstorableTraceError):
 
     def __init__(self, trace_id: str) -> None:
         super().__init__(
-            f"{trace_id} is the id of a stored trace with other content, which stays unchanged: give this call an id "
-            "of its own",
+            f"{named(trace_id)} is the id of a stored trace with other content, which stays unchanged: give "
+            "this call an id of its own",
             trace_id,
         )
 
@@ -184,14 +187,15 @@ class ProviderTraceRejectedError(UnstorableTraceError):
     Args:
         trace_id: the trace.
         sqlstate: PostgreSQL's error code, five characters; None if the driver reports none.
-        constraint: the name of the violated constraint; None if the driver reports none.
+        constraint: the name of the violated constraint; None if the driver reports none, or if the name comes from a
+            trigger, which can put any text there.
     """
 
     trace_id: str
 
     def __init__(self, trace_id: str, sqlstate: str | None = None, constraint: str | None = None) -> None:
         super().__init__(
-            f"{trace_id} was refused by the database{_details(sqlstate, constraint)}: correct the trace or the "
+            f"{named(trace_id)} was refused by the database{_details(sqlstate, constraint)}: correct the trace or the "
             "database's rule, a retry does not help",
             trace_id,
         )
@@ -211,14 +215,15 @@ class ProviderTraceUnavailableError(ProviderTraceStoreError):
 
     def __init__(self, trace_id: str, sqlstate: str | None = None) -> None:
         super().__init__(
-            f"{trace_id} could not be written now{_details(sqlstate)}: send the same trace again later, which is safe"
+            f"{named(trace_id)} could not be written now{_details(sqlstate)}: send the same trace again later, "
+            "which is safe"
         )
         self.trace_id = trace_id
         self.sqlstate = sqlstate
 
 
 class TraceDecodingError(ProviderTraceStoreError, ValueError):
-    """A stored document is not readable JSON; this package did not write it."""
+    """A stored document is not readable JSON, or has too many digits; this package did not write it."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -235,7 +240,7 @@ class TableMissingError(ProviderTraceStoreError):
 
     def __init__(self, table: str) -> None:
         super().__init__(
-            f"table {table} does not exist: run `provider-trace-store migrate upgrade`, or call "
+            f"table {shown(table)} does not exist: run `provider-trace-store migrate upgrade`, or call "
             "provider_trace_store.migrations.upgrade(connection)"
         )
         self.table = table
@@ -285,8 +290,31 @@ class MigrationLockError(MigrationError):
     """A table lock could not be acquired within `lock_timeout`: run the migration again when traffic is lower."""
 
 
+def shown(text: str, most: int = 128) -> str:
+    """Return a name or an id as messages and log lines show it: on one line, and bounded.
+
+    Characters that do not print, such as line breaks, terminal escapes and marks of the writing direction, and
+    backslashes are escaped. A longer text is cut, and its length is given.
+
+    Args:
+        text: the name or the id; it may come from anywhere.
+        most: the largest number of characters that are shown.
+    """
+    cut = text[:most]
+    if not cut.isprintable() or "\\" in cut:
+        cut = "".join([c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode("ascii") for c in cut])
+    return cut if len(text) <= most else f"{cut}… ({len(text)} characters)"
+
+
+def named(trace_id: object) -> str:
+    """Return how a message names a trace: by its id as `shown` returns it, or as `trace` if its id is not text."""
+    return shown(trace_id) if isinstance(trace_id, str) and trace_id else "trace"
+
+
 def _details(sqlstate: str | None, constraint: str | None = None) -> str:
-    parts = [part for part in (sqlstate and f"SQLSTATE {sqlstate}", constraint and f"constraint {constraint}") if part]
+    parts = [
+        part for part in (sqlstate and f"SQLSTATE {sqlstate}", constraint and f"constraint {shown(constraint)}") if part
+    ]
     return f" ({', '.join(parts)})" if parts else ""
 
 

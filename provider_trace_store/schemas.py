@@ -7,11 +7,31 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationInfo,
+    WithJsonSchema,
+)
+from pydantic_core import SchemaSerializer, core_schema
 from uuid_utils import uuid7
+
+from provider_trace_store.codec import from_json_form, json_form
 
 ID_PREFIX: Final = "provider_trace-"
 ID_PATTERN: Final = r"^provider_trace-[a-fA-F0-9]{8}"
+
+# The context in which `model_validate` takes the result of `model_dump(mode="json")`, as `model_validate_json` takes
+# JSON. Without it, a dict that looks like a special form is a dict.
+JSON_FORM: Final = {"provider_trace_store": "json form"}
+
+_ANY: Final = SchemaSerializer(core_schema.any_schema())
 
 # PostgreSQL refuses an index entry of more than 2,704 bytes. The widest index has an organization, a date and an id:
 # two texts of 1,024 bytes and a date fit.
@@ -85,9 +105,42 @@ TraceId = Annotated[str, Field(pattern=ID_PATTERN), BeforeValidator(_prefixed), 
 Text = Annotated[str, AfterValidator(_storable)]
 IndexedText = Annotated[str, AfterValidator(_indexable)]
 Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
+
+
+def _is_json_form(info: ValidationInfo) -> bool:
+    return info.mode == "json" or info.context is JSON_FORM
+
+
+def _document_of(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401  (a value of any type)
+    if _is_json_form(info):
+        return from_json_form(value)
+    # Pydantic's own error would show the key, which may be content.
+    if isinstance(value, dict) and not all(isinstance(key, str) for key in value):
+        raise ValueError(
+            "has a key that is not text: pass provider_trace_store.text_keys(document), or correct the key"
+        )
+    return value
+
+
+def _json_form_of(value: Any, info: SerializationInfo) -> Any:  # noqa: ANN401  (a serializer's)
+    if info.include is not None or info.exclude is not None:
+        selected: Any = {"include": info.include, "exclude": info.exclude}
+        value = _ANY.to_python(value, **selected)
+    return json_form(value, "trace")
+
+
+# JSON lacks some values that a document can hold: `model_dump_json` and `model_dump(mode="json")` write their special
+# forms, which provider_trace_store.codec lists, and `model_validate_json` reads them.
+_read: Final = BeforeValidator(_document_of)
+_WRITTEN: Final = PlainSerializer(_json_form_of, when_used="json", return_type=dict[str, Any])
+_WRITTEN_AS_ANY: Final = PlainSerializer(_json_form_of, when_used="json-unless-none", return_type=Any)
+_TAGS_SCHEMA: Final = {"anyOf": [{"items": {"type": "string"}, "type": "array"}, {"type": "null"}]}
+_BODY_SCHEMA: Final = {"anyOf": [{"additionalProperties": True, "type": "object"}, {"type": "null"}]}
 # No `repr` contains a body: a `repr` ends up in logs and error reports.
-Body = Annotated[dict[str, Any], Field(repr=False)]
-OptionalBody = Annotated[dict[str, Any] | None, Field(repr=False)]
+Body = Annotated[dict[str, Any], _read, _WRITTEN, Field(repr=False)]
+OptionalBody = Annotated[dict[str, Any] | None, _read, _WRITTEN_AS_ANY, WithJsonSchema(_BODY_SCHEMA), Field(repr=False)]
+# The schema leaves out the special form of a tag with a lone surrogate: nearly all clients never see one.
+Tags = Annotated[list[str] | None, _read, _WRITTEN_AS_ANY, WithJsonSchema(_TAGS_SCHEMA)]
 
 
 class BaseProviderTrace(BaseModel):
@@ -114,6 +167,10 @@ class ProviderTrace(BaseProviderTrace):
     """One call to a model provider: its request, its response and its context.
 
     Texts contain no NUL character and no lone surrogate.
+
+    Its JSON form (`model_dump_json`, `model_dump(mode="json")`, the answer of a FastAPI endpoint) has the special forms
+    of provider_trace_store.codec where JSON lacks a value. `model_validate_json` returns an equal trace, and so does
+    `model_validate(…, context=JSON_FORM)` for the form as Python objects.
 
     Args:
         id: the id of the call, `provider_trace-<UUIDv7>` by default: any text that matches `ID_PATTERN`, at most 1,024
@@ -142,7 +199,7 @@ class ProviderTrace(BaseProviderTrace):
     response_json: Body
     step_id: IndexedText | None = None
     agent_id: IndexedText | None = None
-    agent_tags: list[str] | None = None
+    agent_tags: Tags = None
     call_type: Text | None = None
     run_id: IndexedText | None = None
     source: Text | None = None
@@ -164,7 +221,7 @@ class ProviderTraceMetadata(BaseProviderTrace):
 
     step_id: IndexedText | None = None
     agent_id: IndexedText | None = None
-    agent_tags: list[str] | None = None
+    agent_tags: Tags = None
     call_type: Text | None = None
     run_id: IndexedText | None = None
     source: Text | None = None

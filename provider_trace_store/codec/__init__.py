@@ -21,6 +21,26 @@ An instance of a subclass is stored as the type itself if the subclass compares 
 back equal: `StrEnum`, `IntEnum`, `OrderedDict`, `defaultdict`, named tuples. All other types are refused.
 """
 
-from provider_trace_store.codec.documents import Encoded, decode, encode, encode_utf8, same_document
+from provider_trace_store.codec.documents import (
+    Encoded,
+    decode,
+    encode,
+    encode_utf8,
+    from_json_form,
+    json_form,
+    same_document,
+)
+from provider_trace_store.codec.keys import text_keys
+from provider_trace_store.codec.sizes import TooLargeError
 
-__all__ = ["Encoded", "decode", "encode", "encode_utf8", "same_document"]
+__all__ = [
+    "Encoded",
+    "TooLargeError",
+    "decode",
+    "encode",
+    "encode_utf8",
+    "from_json_form",
+    "json_form",
+    "same_document",
+    "text_keys",
+]

@@ -7,15 +7,19 @@ import re
 import sys
 from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 from provider_trace_store.codec.forms import (
     BETWEEN_SURROGATES,
     INTEGER_LIMIT,
     LOOKS_LIKE_A_FORM,
+    MARK,
     MAX_DIGITS,
-    has_surrogate_pair,
+    MAX_LONG_DIGITS,
+    has_surrogate,
 )
+from provider_trace_store.codec.scalars import SCALARS, restored_scalar
 from provider_trace_store.errors import TraceDecodingError
 
 if TYPE_CHECKING:
@@ -32,7 +36,8 @@ def parse_any(text: str | bytes) -> Any:  # noqa: ANN401  (a document is of any 
         text: the JSON; bytes are UTF-8.
 
     Raises:
-        TraceDecodingError: the text is not JSON, or is nested deeper than Python's parser allows.
+        TraceDecodingError: the text is not JSON, is nested deeper than Python's parser allows, or has more than
+            `MAX_LONG_DIGITS` digits in integers that are longer than `MAX_DIGITS`.
     """
     nested = False
     try:
@@ -53,18 +58,31 @@ def parse_any(text: str | bytes) -> Any:  # noqa: ANN401  (a document is of any 
 
 
 def _parse(text: str | bytes) -> Any:  # noqa: ANN401  (a document is of any type)
-    return json.loads(text, parse_int=_parse_integer)
+    return json.loads(text, parse_int=_Integers().parse)
 
 
-def _parse_integer(literal: str) -> int:
-    if len(literal) <= MAX_DIGITS:
-        return int(literal)
-    digits = literal.removeprefix("-")
-    value = 0
-    for start in range(0, len(digits), MAX_DIGITS):
-        chunk = digits[start : start + MAX_DIGITS]
-        value = value * 10 ** len(chunk) + int(chunk)
-    return -value if literal.startswith("-") else value
+class _Integers:
+    """Parses the integers of one document, those that Python's own parser refuses, too."""
+
+    def __init__(self) -> None:
+        self._digits = 0
+
+    def parse(self, literal: str) -> int:
+        """Return the value of a literal; ValueError if the document has too many digits in long integers."""
+        if len(literal) <= MAX_DIGITS:
+            return int(literal)
+        self._digits += len(literal)
+        if self._digits > MAX_LONG_DIGITS:
+            raise ValueError
+        digits = literal.removeprefix("-")
+        # The parts of the number, the lowest first. Two neighbours become one until one is left: this multiplies
+        # numbers of the same length, which takes far less time than to add part after part to a growing number.
+        parts = [int(digits[max(0, end - MAX_DIGITS) : end]) for end in range(len(digits), 0, -MAX_DIGITS)]
+        power = INTEGER_LIMIT
+        while len(parts) > 1:
+            parts = [low + high * power for low, high in zip_longest(parts[::2], parts[1::2], fillvalue=0)]
+            power *= power
+        return -parts[0] if literal.startswith("-") else parts[0]
 
 
 def restore(document: Any) -> Any:  # noqa: ANN401  (a document is of any type)
@@ -95,7 +113,8 @@ def _restored(value: dict[str, Any]) -> Any:  # noqa: ANN401  (a document is of 
     if key.startswith("$$"):
         return {key[1:]: content}
     form = _FORMS.get(key)
-    restored = form(content) if form else None
+    scalar = _SCALAR_FORMS.get(key)
+    restored = form(content) if form else restored_scalar(scalar, content) if scalar else None
     return value if restored is None else restored
 
 
@@ -128,10 +147,20 @@ def _restored_tuple(content: object) -> tuple[Any, ...] | None:
 
 
 def _restored_text(content: object) -> str | None:
+    if type(content) is str:
+        return _restored_escapes(content)
     if type(content) is not list or not all(type(part) is str for part in content):
         return None
     text = "".join(content)
     return text if len(content) > 1 and BETWEEN_SURROGATES.split(text) == content else None
+
+
+def _restored_escapes(content: str) -> str | None:
+    try:
+        text = json.loads(f'"{content}"')
+    except ValueError:
+        return None
+    return text if type(text) is str and has_surrogate(text) and json.dumps(text) == f'"{content}"' else None
 
 
 def _restored_dict(content: object) -> dict[str, Any] | None:
@@ -141,7 +170,7 @@ def _restored_dict(content: object) -> dict[str, Any] | None:
         return None
     restored = dict(content)
     has_duplicates = len(restored) != len(content)
-    return restored if not has_duplicates and any(map(has_surrogate_pair, restored)) else None
+    return restored if not has_duplicates and any(map(has_surrogate, restored)) else None
 
 
 _FORMS: Final[dict[str, Callable[[object], Any]]] = {
@@ -152,3 +181,4 @@ _FORMS: Final[dict[str, Callable[[object], Any]]] = {
     "$pts:str": _restored_text,
     "$pts:dict": _restored_dict,
 }
+_SCALAR_FORMS: Final = {MARK + scalar.name: scalar for scalar in SCALARS.values()}

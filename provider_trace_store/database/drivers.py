@@ -26,6 +26,10 @@ _ROW_STATES: Final = frozenset({"42501", "P0001"})  # row-level security, a trig
 _INTERNAL_CLASSES: Final = frozenset({"XX"})
 _UNDEFINED_TABLE: Final = "42P01"
 UNIQUE_VIOLATION: Final = "23505"
+# The source files of PostgreSQL that report violated constraints: unique, exclusion, check, foreign key, domain.
+_CHECKS_CONSTRAINTS: Final = frozenset(
+    {"nbtinsert.c", "execIndexing.c", "execMain.c", "ri_triggers.c", "execExprInterp.c", "domains.c"}
+)
 
 
 def sqlstate_of(error: Exception) -> str | None:
@@ -35,12 +39,17 @@ def sqlstate_of(error: Exception) -> str | None:
 
 
 def constraint_of(error: Exception) -> str | None:
-    """Return the name of the violated constraint, or None if the driver reports none."""
+    """Return the name of the violated constraint, or None if the driver reports none.
+
+    A trigger's RAISE can put any text there, such as a part of the row. Only a name counts that the server's own checks
+    report.
+    """
     psycopg_diagnostics = getattr(_driver_error(error), "diag", None)
     asyncpg_error = getattr(_driver_error(error), "__cause__", None)
     for source in (psycopg_diagnostics, asyncpg_error):
         name = getattr(source, "constraint_name", None)
-        if isinstance(name, str):
+        reporter = getattr(source, "source_file", None) or getattr(source, "server_source_filename", None)
+        if isinstance(name, str) and reporter in _CHECKS_CONSTRAINTS:
             return name
     return None
 

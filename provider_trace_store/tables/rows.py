@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from provider_trace_store.codec import encode_utf8, same_document
+from provider_trace_store.codec import TooLargeError, encode_utf8, same_document
 from provider_trace_store.errors import (
     InvalidIdentifierError,
     InvalidLimitError,
     TraceEncodingError,
     TraceTooLargeError,
+    named,
 )
 from provider_trace_store.schemas import MAX_INDEXED_BYTES, text_problem
 from provider_trace_store.tables.models import DOCUMENTS
@@ -58,7 +59,7 @@ class Row(NamedTuple):
     size: int
 
     def __repr__(self) -> str:
-        return f"<Row {self.trace_id}, {self.size} bytes>"
+        return f"<Row {named(self.trace_id)}, {self.size} bytes>"
 
 
 def row_size(values: Iterable[Any]) -> int:
@@ -143,7 +144,7 @@ class RowMaker:
         self._owned = (organization_id, False)
         self._actors = layout.actors if actor_id else ()
         self._actor_id = actor_id
-        self._max_body_bytes = max_body_bytes
+        self.max_body_bytes = max_body_bytes
 
     def make(self, trace: BaseProviderTrace) -> Row:
         """Return the row of a trace.
@@ -177,9 +178,7 @@ class RowMaker:
         for place, name in layout.documents:
             document = values[place]
             if document is not None or name in _REQUIRED:
-                encoded = values[place] = _encoded(name, document, trace_id)
-                if len(encoded) > self._max_body_bytes:
-                    raise TraceTooLargeError(name, len(encoded), self._max_body_bytes, trace_id)
+                encoded = values[place] = _encoded(name, document, trace_id, self.max_body_bytes)
                 size += len(encoded)
         created_at, updated_at = found[-2:]
         if not _is_aware(created_at):
@@ -239,9 +238,13 @@ def _is_aware(value: object) -> bool:
         return False
 
 
-def _encoded(name: str, document: object, trace_id: str) -> bytes:
+def _encoded(name: str, document: object, trace_id: str, limit: int) -> bytes:
+    error: TraceEncodingError | TraceTooLargeError
     try:
-        return encode_utf8(document, name)
-    except TraceEncodingError as error:
-        problem = error
-    raise TraceEncodingError(problem.path, problem.reason, trace_id)
+        return encode_utf8(document, name, limit)
+    except TraceEncodingError as problem:
+        error = TraceEncodingError(problem.path, problem.reason, trace_id, remedy=problem.remedy)
+    except TooLargeError as problem:
+        error = TraceTooLargeError(name, problem.size, limit, trace_id)
+    # Outside of the handlers: the error would be chained.
+    raise error

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import pickle
 from contextlib import suppress
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from pydantic_core import TzInfo
 
 from provider_trace_store.codec import encode_utf8
 from provider_trace_store.errors import TraceEncodingError, TraceTooLargeError
@@ -28,6 +32,13 @@ _OVERHEAD: Final = 512
 # Bytes of a short text besides its characters.
 _TAG_OVERHEAD: Final = 64
 _PROTOCOL: Final = 5
+# The largest pickle, and about how many times larger a pickle may be than the JSON text of the same small values. A
+# trace whose copy would be larger is encoded at once, which finds out whether its documents are too large.
+_MAX_PICKLED: Final = 32 * 2**20
+_PICKLED_OF_ENCODED: Final = 4
+_LEAST_MAX_PICKLED: Final = 2**16
+# A rejected trace's document is kept up to this size, or up to `max_body_bytes` if that is larger.
+_KEPT_BYTES: Final = 4 * 2**20
 # How often encoding is tried, if another thread changes the trace meanwhile.
 _TRIES: Final = 3
 
@@ -58,13 +69,15 @@ class Submission:
             self.id: str = given["id"]
             # Texts and dates do not change.
             self._immutable = layout.immutable_of(given)
-            self._documents = _copied([given[name] for _, name in layout.documents])
+            documents = [given[name] for _, name in layout.documents]
+            most = _LEAST_MAX_PICKLED + _PICKLED_OF_ENCODED * len(documents) * maker.max_body_bytes
+            self._documents = _copied(documents, min(most, _MAX_PICKLED))
             texts = [value for value in self._immutable if type(value) is str]
             self.size = _OVERHEAD + _size_of(self._documents) + len("".join(texts))
             is_copied = type(self.id) is str
-        except (KeyError, ValueError, RuntimeError, pickle.PickleError, _OtherTypeError):
-            # The trace bypassed the schema, holds itself, is nested deeply, is being changed by another thread, or has
-            # a type of the host's.
+        except (KeyError, ValueError, RuntimeError, pickle.PickleError, _OtherTypeError, _LargeCopyError):
+            # The trace bypassed the schema, holds itself, is nested deeply, is large, is being changed by another
+            # thread, or has a type of the host's.
             is_copied = False
         if not is_copied:
             # Outside of the handler: its error would keep the caller's objects alive.
@@ -87,7 +100,7 @@ class Submission:
             for name, value in fields.items()
             if name not in names and not (isinstance(value, str) and text_problem(value))
         }
-        documents = self._storable if self._error is not None else _encoded(fields, names)
+        documents = self._storable if self._error is not None else _encoded(fields, names, self._maker)
         return {**texts, **documents, "organization_id": self._maker.organization_id, "is_deleted": False}
 
     def _fields(self) -> dict[str, Any]:
@@ -100,7 +113,7 @@ class Submission:
     def _encode_now(self, trace: BaseProviderTrace) -> None:
         given = trace.__dict__
         layout = self._maker.layout
-        self.id = str(given.get("id", ""))
+        self.id = _id_of(trace)
         self.size = _OVERHEAD
         self._documents = None
         values = map(given.get, layout.immutable)
@@ -111,7 +124,7 @@ class Submission:
             self.size += made.size
         else:
             self._error = made
-            self._storable = _encoded(given, [name for _, name in layout.documents])
+            self._storable = _encoded(given, [name for _, name in layout.documents], self._maker)
             self.size += sum(map(len, self._storable.values()))
 
 
@@ -133,7 +146,7 @@ def row_or_error(trace: BaseProviderTrace, maker: RowMaker) -> Row | TraceEncodi
             reason = "is being changed by another thread"
         except Exception as error:  # noqa: BLE001  # an error of the host's object
             reason = f"holds an object that raises {type(error).__qualname__}"
-    return TraceEncodingError("trace", reason, str(trace.__dict__.get("id", "")))
+    return TraceEncodingError("trace", reason, _id_of(trace))
 
 
 def _size_of(copied: bytes | tuple[str, ...] | None) -> int:
@@ -142,13 +155,20 @@ def _size_of(copied: bytes | tuple[str, ...] | None) -> int:
     return sum([_TAG_OVERHEAD + len(tag) for tag in copied or ()])
 
 
-def _encoded(fields: Mapping[str, Any], names: Sequence[str]) -> dict[str, bytes]:
+def _id_of(trace: BaseProviderTrace) -> str:
+    """Return the id of a trace that may have bypassed the schema; empty if the id is not text."""
+    found = trace.__dict__.get("id")
+    return str.__str__(found) if isinstance(found, str) else ""
+
+
+def _encoded(fields: Mapping[str, Any], names: Sequence[str], maker: RowMaker) -> dict[str, bytes]:
     documents: dict[str, bytes] = {}
     for name in names:
         if (document := fields.get(name)) is not None:
-            # A document that is being changed, or that raises, is left out like one that cannot be stored.
+            # A document that is being changed, that raises, or that is too large to be kept, is left out like one that
+            # cannot be stored.
             with suppress(Exception):
-                documents[name] = encode_utf8(document)
+                documents[name] = encode_utf8(document, limit=max(maker.max_body_bytes, _KEPT_BYTES))
     return documents
 
 
@@ -156,14 +176,31 @@ class _OtherTypeError(Exception):
     """A document holds an object that pickle would have to ask for its contents."""
 
 
+class _LargeCopyError(Exception):
+    """A copy is larger than allowed."""
+
+
 class _PickledParts:
-    """The file that pickle writes to. Pickle mostly writes once; a file in memory would copy that once more."""
+    """The file that pickle writes to, every 64 KiB and each large text; a file in memory would copy all once more.
 
-    __slots__ = ("_parts", "write")
+    Args:
+        most: the largest number of bytes that are taken.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_most", "_parts", "_size")
+
+    def __init__(self, most: int) -> None:
         self._parts: list[bytes] = []
-        self.write = self._parts.append
+        self._size = 0
+        self._most = most
+
+    def write(self, part: bytes) -> None:
+        """Take a part; _LargeCopyError if there are too many bytes."""
+        self._size += len(part)
+        if self._size > self._most:
+            # Without this, a few nested lists, each of which is in two places, would be copied for hours.
+            raise _LargeCopyError
+        self._parts.append(part)
 
     def joined(self) -> bytes:
         """Return all that was written."""
@@ -171,13 +208,20 @@ class _PickledParts:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+# Immutable types of the standard library, and the time zone of the datetimes that Pydantic parses.
+_PICKLED_TYPES: Final = frozenset({datetime, date, time, timedelta, timezone, Decimal, UUID, TzInfo})
+
+
 class _Pickler(pickle.Pickler):
-    def reducer_override(self, obj: object) -> NoReturn:  # noqa: ARG002  (pickle's)
+    def reducer_override(self, obj: object) -> Any:  # noqa: ANN401  (pickle's)
+        # These types and their classes are pickled as ever.
+        if type(obj) in _PICKLED_TYPES or any(obj is kind for kind in _PICKLED_TYPES):
+            return NotImplemented
         # A class of the host's might run its own code here, or pickle the whole application.
         raise _OtherTypeError
 
 
-def _copied(documents: list[Any]) -> bytes | tuple[str, ...] | None:
+def _copied(documents: list[Any], most: int) -> bytes | tuple[str, ...] | None:
     """Return a copy of documents. Metadata has only tags: its copy is mostly a tuple of texts."""
     if len(documents) == 1:
         [tags] = documents
@@ -185,7 +229,7 @@ def _copied(documents: list[Any]) -> bytes | tuple[str, ...] | None:
             return None
         if type(tags) is list and tags and all(type(tag) is str for tag in tags):
             return tuple(tags)
-    parts = _PickledParts()
+    parts = _PickledParts(most)
     pickler = _Pickler(parts, _PROTOCOL)
     # Without the memo, in which pickle would look up every text. A container that holds itself is a ValueError anyway.
     pickler.fast = True

@@ -3,16 +3,21 @@ from __future__ import annotations
 import copy
 import json
 import sys
+import tracemalloc
 from collections import Counter, OrderedDict, defaultdict
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from pydantic_core import from_json
 from sqlalchemy import (
     Column,
@@ -31,9 +36,19 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.schema import CreateTable
 
-from provider_trace_store.codec import Encoded, decode, encode
+from provider_trace_store.codec import (
+    Encoded,
+    TooLargeError,
+    decode,
+    encode,
+    encode_utf8,
+    from_json_form,
+    json_form,
+    same_document,
+    text_keys,
+)
 from provider_trace_store.codec.encoder import Encoder
-from provider_trace_store.codec.forms import MAX_DEPTH
+from provider_trace_store.codec.forms import MAX_DEPTH, MAX_LONG_DIGITS
 from provider_trace_store.errors import TraceDecodingError, TraceEncodingError
 from provider_trace_store.tables.types import ExactJSON
 from tests.support.constants import SECRET
@@ -42,6 +57,8 @@ from tests.support.documents import SECRET_NUMBER, Unstorable, documents, same, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+BERLIN = ZoneInfo("Europe/Berlin")
 
 
 class Color(StrEnum):
@@ -194,6 +211,18 @@ def test_values_that_json_lacks_read_back_the_same_under_the_lowest_digits_limit
         ({"a": (1, ())}, {"a": {"$pts:tuple": [1, {"$pts:tuple": []}]}}),
         ({"a": "x\ud83d\ude00y"}, {"a": {"$pts:str": ["x\ud83d", "\ude00y"]}}),
         ({"\ud83d\ude00": 1, "b": 2}, {"$pts:dict": [[{"$pts:str": ["\ud83d", "\ude00"]}, 1], ["b", 2]]}),
+        ({"a": Decimal("1E+2")}, {"a": {"$pts:decimal": "1E+2"}}),
+        ({"a": UUID(int=1)}, {"a": {"$pts:uuid": "00000000-0000-0000-0000-000000000001"}}),
+        ({"a": date(2026, 1, 2)}, {"a": {"$pts:date": "2026-01-02"}}),
+        ({"a": time(3, 4, fold=1)}, {"a": {"$pts:time": "03:04:00[_fold=1]"}}),
+        ({"a": timedelta(days=-1, microseconds=5)}, {"a": {"$pts:timedelta": "-86399.999995"}}),
+        ({"a": datetime(2026, 1, 2, 3, 4, 5, 6, UTC)}, {"a": {"$pts:datetime": "2026-01-02T03:04:05.000006+00:00"}}),
+        ({"a": datetime(2026, 1, 2)}, {"a": {"$pts:datetime": "2026-01-02T00:00:00"}}),  # noqa: DTZ001  (naive)
+        (
+            {"a": datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN, fold=1)},
+            {"a": {"$pts:datetime": "2026-10-25T02:30:00+01:00[Europe/Berlin][_fold=1]"}},
+        ),
+        ({"$pts:datetime": "2026-01-02T00:00:00"}, {"$$pts:datetime": "2026-01-02T00:00:00"}),
         ({"$pts:float": "NaN"}, {"$$pts:float": "NaN"}),
         ({"$$pts:anything": 1}, {"$$$pts:anything": 1}),
         ({"$pts:float": "NaN", "b": 2}, {"$pts:float": "NaN", "b": 2}),
@@ -312,8 +341,7 @@ def test_an_unstorable_value_is_refused_with_its_path_and_without_the_value(draw
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (UUID(int=1), "a UUID"),
-        (Decimal(1), "a Decimal"),
+        (PurePosixPath("a"), "a PurePosixPath"),
         (Odd.ONE, "an Odd"),
         (Counter(a=1), "a Counter"),
         (orjson.Fragment(b"1"), "a Fragment"),
@@ -349,28 +377,127 @@ def test_one_container_in_two_places_is_no_cycle() -> None:
     ("key", "path"),
     [
         ("content", "body.content"),
-        ("_1", "body._1"),
-        ("1a", 'body["1a"]'),
-        ('a"b', 'body["a\\"b"]'),
-        ("naïve\n\ud800", 'body["na\\u00efve\\n\\ud800"]'),
-        ("a" * 40, "body." + "a" * 40),
-        ("a" * 41, "body." + "a" * 40 + "…"),
-        (" " * 1000, 'body["' + " " * 40 + '…"]'),
+        ("tool_calls", "body.tool_calls"),
+        (SECRET, "body.<key 1>"),
+        ("alice", "body.<key 1>"),
+        ("sk_live_4711", "body.<key 1>"),
+        ("naïve\n\ud800", "body.<key 1>"),
+        ("a" * 1000, "body.<key 1>"),
     ],
-    ids=["plain", "underscore", "digit", "quote", "escapes", "longest", "long", "long-quoted"],
 )
-def test_a_key_stands_in_the_path_so_that_it_can_be_read(key: str, path: str) -> None:
+def test_only_a_key_that_names_a_field_of_a_provider_stands_in_the_path(key: str, path: str) -> None:
     with pytest.raises(TraceEncodingError) as caught:
-        encode({key: set()}, "body")
+        encode({"other": 1, key: set()}, "body")
 
     assert caught.value.path == path
+    assert f": {path}: a set; " in str(caught.value)
 
 
 def test_a_deep_path_is_cut_in_the_middle() -> None:
     with pytest.raises(TraceEncodingError) as caught:
-        encode(nested(150, lambda value: [value], {"a": {"b": set()}}), "body")
+        encode(nested(150, lambda value: [value], {"text": {"type": set()}}), "body")
 
-    assert caught.value.path == "body[0][0][0][0][0][0]…[0][0][0][0].a.b"
+    assert caught.value.path == "body[0][0][0][0][0][0]…[0][0][0][0].text.type"
+
+
+@pytest.mark.parametrize("key", [1, True, None, 1.5])
+def test_a_key_that_json_would_write_as_text_is_refused_with_the_remedy_and_converted_on_demand(key: Any) -> None:
+    document = {"scores": ({key: [{key: 1}]},)}
+
+    with pytest.raises(TraceEncodingError, match=r"provider_trace_store\.text_keys\(document\) and send") as caught:
+        encode(document)
+    converted = text_keys(document)
+
+    assert caught.value.reason == f"a key of type {type(key).__name__}"
+    assert converted == {"scores": ({text_of(key): [{text_of(key): 1}]},)}
+    assert same(roundtrip(converted), converted)
+    assert document == {"scores": ({key: [{key: 1}]},)}
+
+
+def text_of(key: Any) -> str:
+    return json.dumps({key: 1}).split('"')[1]
+
+
+def test_two_keys_that_become_the_same_text_are_refused() -> None:
+    with pytest.raises(TraceEncodingError, match="two keys of a dict become the same text"):
+        text_keys({1: SECRET, "1": SECRET})
+
+
+def test_text_keys_copies_a_shared_container_once_and_refuses_what_is_too_deep() -> None:
+    doubled = nested(60, lambda value: [value, value], {1: 1})
+    copied = text_keys(doubled)
+
+    assert copied[0] is copied[1]
+    with pytest.raises(TraceEncodingError, match="nested too deeply"):
+        text_keys(nested(100_000, lambda value: [value], 1))
+
+
+# A bound on the size
+
+
+def shared(levels: int, wrap: Callable[[Any], Any]) -> Any:
+    return nested(levels, wrap, [])
+
+
+MANY: dict[str, Callable[[], Any]] = {
+    "dicts": lambda: shared(60, lambda value: {"a": value, "b": value}),
+    "lists": lambda: shared(60, lambda value: [value, value]),
+    "tuples": lambda: shared(60, lambda value: (value, value)),
+    "ordered": lambda: shared(60, lambda value: OrderedDict(a=value, b=value)),
+    "mixed": lambda: {"nan": float("nan"), "many": shared(60, lambda value: [value, (value, b"")])},
+    "text": lambda: {"a": "x" * 2**27},
+    "texts": lambda: {"a": ["x" * 10**6] * 10**5},
+    "bytes": lambda: {"a": [b"x" * 10**6] * 10**5},
+    "integers": lambda: {"a": [10**10_000] * 10**5},
+    "pairs": lambda: {"a": ["\ud83d\ude00" * 10**5] * 10**4},
+    "references": lambda: {"a": [None] * 10**8},
+    "wide": lambda: [[0] * 10**5] * 10**6,
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+@pytest.mark.parametrize("limit", [1000, 64 * 2**20])
+def test_a_document_whose_text_would_be_too_large_is_refused_before_the_text_is_made(name: str, limit: int) -> None:
+    document = MANY[name]()
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLargeError) as caught:
+            encode_utf8(document, limit=limit)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert caught.value.size > limit
+    assert peak < 64 * 2**20
+
+
+@given(documents())
+def test_the_limit_is_the_size_of_the_text_to_the_byte(document: dict[str, Any]) -> None:
+    size = len(encode(document).encode())
+
+    assert encode_utf8(document, limit=size).decode() == encode(document)
+    with pytest.raises(TooLargeError):
+        encode_utf8(document, limit=size - 1)
+
+
+# The JSON form
+
+
+@given(documents())
+def test_the_json_form_is_json_for_every_writer_and_reads_back_the_same(document: dict[str, Any]) -> None:
+    form = json_form(document)
+    text = json.dumps(form, allow_nan=False, ensure_ascii=False).encode()
+
+    assert same(from_json_form(json.loads(text)), document)
+    assert same(from_json_form(form), document)
+    assert json.loads(text) == form
+
+
+def test_the_json_form_of_a_plain_document_is_the_document() -> None:
+    document = {"messages": [{"content": "naïve 😀"}]}
+
+    assert json_form(document) is document
 
 
 # Nesting
@@ -476,6 +603,18 @@ def test_width_is_no_depth() -> None:
             {"$pts:dict": [["\ud83d\ude00", 1], ["\ud83d\ude00", 2]]},
         ),
         ('{"$pts:dict": [1]}', {"$pts:dict": [1]}),
+        ('{"$pts:str": "a"}', {"$pts:str": "a"}),
+        ('{"$pts:datetime": "2026-01-01"}', {"$pts:datetime": "2026-01-01"}),
+        (
+            '{"$pts:datetime": "2026-01-01T00:00:00[Europe/Berlin]"}',
+            {"$pts:datetime": "2026-01-01T00:00:00[Europe/Berlin]"},
+        ),
+        ('{"$pts:datetime": 1}', {"$pts:datetime": 1}),
+        ('{"$pts:decimal": "1_0"}', {"$pts:decimal": "1_0"}),
+        ('{"$pts:decimal": "x"}', {"$pts:decimal": "x"}),
+        ('{"$pts:uuid": "x"}', {"$pts:uuid": "x"}),
+        ('{"$pts:timedelta": "-0.000000"}', {"$pts:timedelta": "-0.000000"}),
+        ('{"$pts:timedelta": "99999999999999999999.000000"}', {"$pts:timedelta": "99999999999999999999.000000"}),
         ('{"$pts:float": "NaN", "a": 1}', {"$pts:float": "NaN", "a": 1}),
         ('{"a": NaN, "b": -Infinity}', {"a": float("nan"), "b": float("-inf")}),
         ('{ "a" :\t1e2 }\n', {"a": 100.0}),
@@ -493,6 +632,49 @@ def test_a_long_integer_of_another_writer_is_read_under_any_digits_limit(digits:
     expected = (10**digits - 1) // 9
 
     assert decode(f'{{"a": {"1" * digits}, "b": -{"1" * digits}}}') == {"a": expected, "b": -expected}
+
+
+def test_integers_of_another_writer_have_a_largest_number_of_digits() -> None:
+    longest = "7" * MAX_LONG_DIGITS
+    value = decode(f'{{"a": {longest}}}')["a"]
+
+    assert (value % 10**9, value.bit_length()) == (777777777, 3321928)
+    for stored in (f'{{"a": {longest}7}}', f"[{longest[:500_000]}, {longest[:500_001]}]", "7" * 1_600_000):
+        with pytest.raises(TraceDecodingError):
+            decode(stored)
+
+
+def test_a_zone_that_this_machine_does_not_know_keeps_the_instant() -> None:
+    stored = '{"$pts:datetime": "2026-01-01T00:00:00+03:00[Mars/Olympus]"}'
+
+    assert same(decode(stored), datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=3))))
+
+
+class Ambiguous(tzinfo):
+    """A zone of a host's own whose clock shows an hour twice: as a fixed offset, its times compare as different."""
+
+    def utcoffset(self, value: datetime | None) -> timedelta:
+        """Return no offset, or an hour for the second time."""
+        return timedelta(hours=value.fold if value else 0)
+
+
+def test_a_datetime_of_pydantic_reads_back_equal_and_one_that_would_not_is_refused() -> None:
+    parsed = TypeAdapter(datetime).validate_python("2026-01-02T03:04:05.6+05:30")
+
+    assert roundtrip([parsed]) == [parsed]
+    with pytest.raises(TraceEncodingError, match="neither a ZoneInfo nor a fixed offset"):
+        encode([datetime(2026, 1, 1, tzinfo=Ambiguous())])
+
+
+def test_decimals_and_dates_that_compare_equal_are_different_documents() -> None:
+    for one, other in [
+        (Decimal("1.0"), Decimal("1.00")),
+        (datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=1))), datetime(2026, 1, 1, tzinfo=UTC)),
+    ]:
+        assert one == other
+        assert same_document(encode([one]), encode([one]))
+        assert not same_document(encode([one]) + " ", encode([other]))
+    assert same_document(encode([Decimal("sNaN")]) + " ", encode([Decimal("sNaN")]))
 
 
 @pytest.mark.parametrize(

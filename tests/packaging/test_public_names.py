@@ -45,6 +45,7 @@ PUBLIC: Final[dict[str, tuple[str, ...]]] = {
         "WriterClosedError",
         "WriterStats",
         "__version__",
+        "text_keys",
     ),
     "provider_trace_store.errors": (
         "InvalidArgumentError",
@@ -80,6 +81,7 @@ PUBLIC: Final[dict[str, tuple[str, ...]]] = {
     ),
     "provider_trace_store.schemas": (
         "BaseProviderTrace",
+        "JSON_FORM",
         "MetadataPage",
         "ProviderTrace",
         "ProviderTraceMetadata",

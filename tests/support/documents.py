@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
+from fractions import Fraction
+from ipaddress import IPv4Address
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from hypothesis import strategies as st
 
@@ -54,7 +57,7 @@ _PIECES: Final = (
     *("\ud83d", "\ude00", "\ud800", "\udfff", "\U0001f600", "\U0010ffff", "\0", "\x7f", "\u2028", "\ufeff"),
     *("$pts:", "$", "$$pts:", '"', "\\", "\\u0000", "\n", "é", "e\u0301", "a", "{", "]"),
 )
-_FORM_NAMES: Final = ("float", "bytes", "int", "tuple", "str", "dict", "unknown", "")
+_FORM_NAMES: Final = ("float", "bytes", "int", "tuple", "str", "dict", "datetime", "decimal", "unknown", "")
 
 
 def texts() -> st.SearchStrategy[str]:
@@ -82,10 +85,38 @@ def integers() -> st.SearchStrategy[int]:
     return st.one_of(st.integers(), near)
 
 
+def moments() -> list[st.SearchStrategy[Any]]:
+    """Datetimes and times: naive, of a fixed offset, of a named zone, with `fold`, also where a clock skips an hour."""
+    offsets = st.timedeltas(timedelta(hours=-23), timedelta(hours=23)).map(timezone)
+    zones = st.none() | offsets | st.sampled_from(["Europe/Berlin", "America/New_York", "Asia/Kathmandu"]).map(ZoneInfo)
+    folds = st.sampled_from([0, 1])
+    summer, winter = datetime(2026, 3, 29), datetime(2026, 10, 25)  # noqa: DTZ001  (they get zones below)
+    hours = timedelta(hours=5)
+    near = st.datetimes(summer, summer + hours) | st.datetimes(winter, winter + hours)
+    return [
+        st.builds(lambda value, zone, fold: value.replace(tzinfo=zone, fold=fold), values, zones, folds)
+        for values in (near | st.datetimes(), st.times())
+    ]
+
+
 def _lookalikes(values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     contents = st.one_of(
         values,
-        st.sampled_from(["NaN", "Infinity", "AAA=", "", "ff", ["\ud83d", "\ude00"], [["a", 1]], []]),
+        st.sampled_from(
+            [
+                "NaN",
+                "Infinity",
+                "AAA=",
+                "",
+                "ff",
+                "2026-01-01T00:00:00+00:00",
+                "1.0",
+                "\\ud800",
+                ["\ud83d", "\ude00"],
+                [["a", 1]],
+                [],
+            ]
+        ),
     )
     return st.dictionaries(keys(), contents, min_size=1, max_size=1)
 
@@ -109,6 +140,12 @@ def values() -> st.SearchStrategy[Any]:
         st.sampled_from([float("nan"), float("inf"), float("-inf"), -0.0, 5e-324, 1e16, 1e22, 0.1]),
         texts(),
         st.binary(max_size=8),
+        st.uuids(),
+        st.decimals(),
+        st.sampled_from([Decimal("1.0"), Decimal("-0E+9"), Decimal("sNaN12"), Decimal("-NaN"), Decimal("-Infinity")]),
+        st.dates(),
+        st.timedeltas(),
+        *moments(),
     )
     return st.recursive(scalars, _containers, max_leaves=12)
 
@@ -145,9 +182,9 @@ _MAKERS: Final[dict[str, Callable[[], Any]]] = {
     "a bytearray": lambda: bytearray(SECRET.encode()),
     "a memoryview": lambda: memoryview(SECRET.encode()),
     "a complex": lambda: complex(SECRET_NUMBER, 1),
-    "a Decimal": lambda: Decimal(SECRET_NUMBER),
-    "a datetime": lambda: datetime(2026, 1, 1, tzinfo=UTC),
-    "a UUID": lambda: UUID(int=SECRET_NUMBER),
+    "a Fraction": lambda: Fraction(SECRET_NUMBER),
+    "an IPv4Address": lambda: IPv4Address(1),
+    "a PurePosixPath": lambda: PurePosixPath(SECRET),
     "a Choice": lambda: Choice.ONE,
     "a Record": Record,
     "a Custom": Custom,
@@ -161,10 +198,10 @@ _CYCLE: Final = "a container that holds itself"
 # Each way down: what holds the next value, and how errors name the place.
 _STEPS: Final[dict[str, Callable[[Any], Any]]] = {
     ".content": lambda value: {"role": "user", "content": value},
-    '["tool use"]': lambda value: {"tool use": value},
-    '["\\ud83d\\ude00"]': lambda value: {"\ud83d\ude00": value},
-    '["$pts:float"]': lambda value: {"$pts:float": value},
-    '[""]': lambda value: {"": value, "after": SECRET},
+    ".<key 0>": lambda value: {SECRET: value},
+    ".<key 1>": lambda value: {"role": "user", "\ud83d\ude00": value},
+    ".<key 2>": lambda value: {"a": 1, "b": 2, "$pts:float": value},
+    ".<key 3>": lambda value: {"a": 1, "b": 2, "c": 3, "": value, "after": SECRET},
     "[0]": lambda value: [value, SECRET],
     "[2]": lambda value: (SECRET, {}, value),
 }
@@ -178,12 +215,12 @@ def unstorable(draw: st.DrawFn) -> Unstorable:
     value = _cycle() if reason == _CYCLE else _MAKERS[reason]()
     for step in reversed(steps):
         value = _STEPS[step](value)
-    others = draw(st.dictionaries(keys().filter(lambda key: key != "top"), values(), max_size=2))
-    path = ".top" + "".join(steps) + ("[0]" if reason == _CYCLE else "")
-    return Unstorable({**others, "top": value}, path, reason)
+    others = draw(st.dictionaries(keys().filter(lambda key: key != "body"), values(), max_size=2))
+    path = ".body" + "".join(steps) + ("[0]" if reason == _CYCLE else "")
+    return Unstorable({**others, "body": value}, path, reason)
 
 
-def same(one: object, other: object) -> bool:
+def same(one: object, other: object) -> bool:  # noqa: PLR0911  (one return a type)
     """Tell whether two documents are the same to the bit: types, order of keys, sign of zero; NaN is NaN."""
     if type(one) is not type(other):
         return False
@@ -193,4 +230,9 @@ def same(one: object, other: object) -> bool:
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, float) and isinstance(other, float):
         return one.hex() == other.hex()
+    if isinstance(one, datetime | time) and isinstance(other, datetime | time):
+        zones = [value.tzinfo.key if isinstance(value.tzinfo, ZoneInfo) else None for value in (one, other)]
+        return zones[0] == zones[1] and repr(one) == repr(other)
+    if isinstance(one, Decimal) and isinstance(other, Decimal):
+        return str(one) == str(other)
     return one == other

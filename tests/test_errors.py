@@ -31,6 +31,8 @@ from provider_trace_store import (
     UnstorableTraceError,
     WriterClosedError,
 )
+from provider_trace_store.errors import shown
+from tests.support.constants import SECRET
 from tests.support.traces import trace_id
 
 ID: Final = trace_id(1)
@@ -133,3 +135,51 @@ def test_each_error_survives_pickling_and_copying(error: ProviderTraceStoreError
 )
 def test_a_message_says_what_to_do_next(error: ProviderTraceStoreError, advice: str) -> None:
     assert advice in str(error)
+
+
+HOSTILE: Final = {
+    "newline": "provider_trace-0123abcd\nERROR forged",
+    "return": "provider_trace-0123abcd\rERROR forged",
+    "terminal": "provider_trace-0123abcd\x1b[2J",
+    "8-bit control": "provider_trace-0123abcd\x85\x9b",
+    "direction": "provider_trace-0123abcd\u202e\u2066",
+    "line separator": "provider_trace-0123abcd\u2028\u2029",
+    "invisible": "provider_trace-0123abcd\u200b\ufeff\U000e0041",
+    "surrogate": "provider_trace-0123abcd\ud800",
+    "long": "provider_trace-0123abcd" + "x" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_an_id_or_a_name_is_on_one_line_and_bounded_in_every_message(name: str) -> None:
+    hostile = HOSTILE[name]
+    errors = [
+        ProviderTraceConflictError(hostile),
+        ProviderTraceRejectedError(ID, "23503", hostile),
+        ProviderTraceRejectedError(hostile),
+        ProviderTraceUnavailableError(hostile),
+        TableMissingError(hostile),
+        TraceEncodingError("request_json", "a set", hostile),
+        TraceTooLargeError("request_json", 2, 1, hostile),
+    ]
+    for error in errors:
+        assert str(error).isprintable()
+        assert "0123abcd" in str(error)
+        assert len(str(error)) < 1000
+        assert hostile in vars(error).values()
+
+
+@pytest.mark.parametrize("not_an_id", [None, 7, {"key": SECRET}, [SECRET], b"x"])
+def test_an_id_that_is_not_text_is_not_shown(not_an_id: object) -> None:
+    error = TraceEncodingError("id", "is not text", not_an_id)
+
+    assert str(error).startswith("trace cannot be stored exactly: id: is not text;")
+    assert error.trace_id is None
+    assert SECRET not in repr(error)
+
+
+def test_an_id_that_prints_stands_in_a_message_as_it_is_and_escapes_are_unambiguous() -> None:
+    assert shown("provider_trace-0123abcd/x y é 日本") == "provider_trace-0123abcd/x y é 日本"
+    assert shown("a\n") == r"a\n"
+    assert shown(r"a\n") == r"a\\n"
+    assert shown("x" * 129) == "x" * 128 + "… (129 characters)"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -10,9 +11,19 @@ from typing import Any, Final
 from uuid import UUID
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError
 
-from provider_trace_store import BaseProviderTrace, ProviderTrace, ProviderTraceMetadata
+from provider_trace_store import (
+    BaseProviderTrace,
+    MetadataPage,
+    ProviderTrace,
+    ProviderTraceMetadata,
+    TracePage,
+    text_keys,
+)
+from provider_trace_store.schemas import JSON_FORM
+from tests.support.documents import same
 
 TRACE_FIELDS: Final = [
     "id",
@@ -296,3 +307,94 @@ def test_the_metadata_of_a_trace_keeps_its_id_and_its_date_and_all_but_the_bodie
     }
     trace = make(**shared, compaction_settings={"mode": "all"}, llm_config={"model": "m"})
     assert ProviderTraceMetadata.from_trace(trace).model_dump() == shared
+
+
+ODD: Final = {
+    "bytes": b"\xff",
+    "lone": "\ud800 \0",
+    "pair": "\ud83d\ude00",
+    "float": [float("nan"), float("-inf"), -0.0],
+    "huge": [10**600, 10**700],
+    "tuple": (1, ()),
+    "\ud800": {"\ud83d\ude00": 1},
+    "when": datetime(2026, 1, 1, tzinfo=UTC),
+    "looks": {"$pts:bytes": "AA=="},
+}
+
+
+@pytest.mark.parametrize("body", [{"plain": ["é"]}, ODD, {"$pts:bytes": "AA=="}, {"$pts:tuple": (1,)}, {}])
+def test_the_json_form_of_a_trace_reads_back_the_same(body: dict[str, Any]) -> None:
+    class Answer(BaseModel):
+        """A host's model."""
+
+        trace: ProviderTrace
+        pages: list[TracePage | MetadataPage]
+
+    trace = make(request_json=body, llm_config=body, agent_tags=["a", "\udfff", "\ud83d\ude00"])
+    metadata = ProviderTraceMetadata.from_trace(trace)
+
+    text, form = trace.model_dump_json(), trace.model_dump(mode="json")
+
+    assert json.loads(text) == form
+    json.dumps(form, allow_nan=False, ensure_ascii=False).encode()
+    assert same(dict(ProviderTrace.model_validate_json(text)), dict(trace))
+    assert same(dict(ProviderTrace.model_validate(form, context=JSON_FORM)), dict(trace))
+    assert same(form, trace.model_dump(mode="json"))
+    assert same(dict(ProviderTraceMetadata.model_validate_json(metadata.model_dump_json())), dict(metadata))
+    assert same(trace.model_dump(), dict(trace))
+    pages: list[TracePage | MetadataPage] = [TracePage((trace,), None), MetadataPage((metadata,), "next")]
+    answer = json.loads(Answer(trace=trace, pages=pages).model_dump_json())
+    assert answer["trace"] == answer["pages"][0]["items"][0] == form
+    assert answer["pages"][1]["items"][0]["agent_tags"] == form["agent_tags"]
+
+
+def test_a_dict_that_looks_like_a_special_form_stays_a_dict_without_the_context() -> None:
+    body = {"a": {"$pts:bytes": "AA=="}}
+    assert make(request_json=body).request_json == body
+    assert ProviderTrace.model_validate({**BODIES, "request_json": body}).request_json == body
+
+
+def test_a_json_form_leaves_out_what_the_caller_excludes() -> None:
+    trace = make(
+        request_json={"key": "hidden", "\ud800": {"inner": "hidden", "kept": b"x"}}, agent_tags=["a", "hidden"]
+    )
+
+    excluded: Any = {"request_json": {"key": True, "\ud800": {"inner"}}, "agent_tags": {1}}
+    text = trace.model_dump_json(exclude=excluded)
+    assert "hidden" not in text
+    assert "eA==" in text
+    assert "hidden" not in trace.model_dump_json(include={"id": True, "request_json": {"\ud800": {"kept"}}})
+    assert list(trace.model_dump(mode="json", by_alias=True, exclude={"request_json"}))[:2] == ["id", "response_json"]
+
+
+def test_a_subclass_of_a_host_has_the_json_form_too() -> None:
+    class Kept(ProviderTrace):
+        """A host's trace."""
+
+        note: str = ""
+
+    kept = Kept(request_json={"a": b"x"}, response_json={}, note="n")
+    assert same(dict(Kept.model_validate_json(kept.model_dump_json())), dict(kept))
+
+
+def test_the_json_schema_is_that_of_plain_types_in_both_directions() -> None:
+    for schema in (ProviderTrace, ProviderTraceMetadata):
+        properties = schema.model_json_schema()["properties"]
+        assert properties == schema.model_json_schema(mode="serialization")["properties"]
+        assert properties["agent_tags"]["anyOf"] == [{"items": {"type": "string"}, "type": "array"}, {"type": "null"}]
+    assert ProviderTrace.model_json_schema()["properties"]["request_json"]["type"] == "object"
+
+
+@pytest.mark.parametrize("key", [1, None, True, ("hidden-key",), b"hidden-key"])
+def test_a_body_with_a_key_that_is_not_text_is_refused_with_the_remedy_and_without_the_key(key: Any) -> None:
+    with pytest.raises(ValidationError, match="text_keys") as caught:
+        make(request_json={key: 1})
+    assert "hidden-key" not in str(caught.value)
+    if key is None:
+        assert make(request_json=text_keys({key: 1})).request_json == {"null": 1}
+
+
+def test_a_json_dump_of_a_value_that_cannot_be_stored_is_an_error_without_the_value() -> None:
+    with pytest.raises(PydanticSerializationError, match="a set") as caught:
+        make(request_json={"a": {"hidden"}}).model_dump_json()
+    assert "hidden" not in str(caught.value)

@@ -36,9 +36,10 @@ def secret_trace(**fields: object) -> ProviderTrace:
     )
 
 
-def prepare(database: Database, statements: str) -> None:
+def prepare(database: Database, *statements: str) -> None:
     with database.engine().begin() as connection:
-        connection.execute(text(statements))
+        for statement in statements:
+            connection.execute(text(statement))
 
 
 @pytest.mark.every_server
@@ -78,6 +79,23 @@ async def test_check_constraint_of_the_host(postgres_client: Client) -> None:
         await repository.create(secret_trace(call_type="x"))
     assert_keeps_the_secret(caught.value)
     await repository.create(secret_trace(call_type="y"))
+
+
+@pytest.mark.every_server
+@pytest.mark.parametrize("state", ["23514", "23503", "P0001"])
+async def test_text_that_a_trigger_gives_as_a_constraint_is_not_shown(postgres_client: Client, state: str) -> None:
+    prepare(
+        postgres_client.database,
+        "CREATE FUNCTION hosts_trigger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        f" RAISE EXCEPTION 'no' USING ERRCODE = '{state}', CONSTRAINT = NEW.source, TABLE = TG_TABLE_NAME; END $$",
+        "CREATE TRIGGER hosts_trigger BEFORE INSERT ON provider_traces FOR EACH ROW EXECUTE FUNCTION hosts_trigger()",
+    )
+    repository = postgres_client.repository(organization_id="org-1")
+    for source in (SECRET, "alice", "x\nERROR"):
+        with pytest.raises(ProviderTraceRejectedError, match=state) as caught:
+            await repository.create(secret_trace(source=source))
+        assert caught.value.constraint is None
+        assert source not in str(caught.value)
 
 
 @pytest.mark.every_server

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from pydantic_core import TzInfo
 
-from provider_trace_store.codec import encode_utf8
+from provider_trace_store.codec import TooLargeError, check_least_size, encode_utf8
 from provider_trace_store.errors import TraceEncodingError, TraceTooLargeError
 from provider_trace_store.schemas import text_problem
 from provider_trace_store.tables.rows import Row
@@ -32,11 +32,10 @@ _OVERHEAD: Final = 512
 # Bytes of a short text besides its characters.
 _TAG_OVERHEAD: Final = 64
 _PROTOCOL: Final = 5
-# The largest pickle, and about how many times larger a pickle may be than the JSON text of the same small values. A
-# trace whose copy would be larger is encoded at once, which finds out whether its documents are too large.
+# From this size on, in bytes, the documents are measured before the copy goes on. From the second one on, a trace is
+# encoded at once.
+_MEASURED_FROM: Final = 2**19
 _MAX_PICKLED: Final = 32 * 2**20
-_PICKLED_OF_ENCODED: Final = 4
-_LEAST_MAX_PICKLED: Final = 2**16
 # A rejected trace's document is kept up to this size, or up to `max_body_bytes` if that is larger.
 _KEPT_BYTES: Final = 4 * 2**20
 # How often encoding is tried, if another thread changes the trace meanwhile.
@@ -70,12 +69,11 @@ class Submission:
             # Texts and dates do not change.
             self._immutable = layout.immutable_of(given)
             documents = [given[name] for _, name in layout.documents]
-            most = _LEAST_MAX_PICKLED + _PICKLED_OF_ENCODED * len(documents) * maker.max_body_bytes
-            self._documents = _copied(documents, min(most, _MAX_PICKLED))
+            self._documents = _copied(documents, maker.max_body_bytes)
             texts = [value for value in self._immutable if type(value) is str]
             self.size = _OVERHEAD + _size_of(self._documents) + len("".join(texts))
             is_copied = type(self.id) is str
-        except (KeyError, ValueError, RuntimeError, pickle.PickleError, _OtherTypeError, _LargeCopyError):
+        except (KeyError, ValueError, RuntimeError, pickle.PickleError, _OtherTypeError, TooLargeError):
             # The trace bypassed the schema, holds itself, is nested deeply, is large, is being changed by another
             # thread, or has a type of the host's.
             is_copied = False
@@ -176,30 +174,32 @@ class _OtherTypeError(Exception):
     """A document holds an object that pickle would have to ask for its contents."""
 
 
-class _LargeCopyError(Exception):
-    """A copy is larger than allowed."""
-
-
 class _PickledParts:
     """The file that pickle writes to, every 64 KiB and each large text; a file in memory would copy all once more.
 
     Args:
-        most: the largest number of bytes that are taken.
+        documents: what is pickled.
+        limit: the largest allowed size of one document as JSON text, in bytes.
     """
 
-    __slots__ = ("_most", "_parts", "_size")
+    __slots__ = ("_bound", "_documents", "_limit", "_parts", "_size")
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, documents: list[Any], limit: int) -> None:
         self._parts: list[bytes] = []
         self._size = 0
-        self._most = most
+        self._bound = _MEASURED_FROM
+        self._documents = documents
+        self._limit = limit
 
     def write(self, part: bytes) -> None:
-        """Take a part; _LargeCopyError if there are too many bytes."""
+        """Take a part; TooLargeError if the copy is too large, or if a document is."""
         self._size += len(part)
-        if self._size > self._most:
+        if self._size > self._bound:
             # Without this, a few nested lists, each of which is in two places, would be copied for hours.
-            raise _LargeCopyError
+            check_least_size(self._documents, self._limit * len(self._documents))
+            self._bound = _MAX_PICKLED
+            if self._size > self._bound:
+                raise TooLargeError(self._size)
         self._parts.append(part)
 
     def joined(self) -> bytes:
@@ -221,7 +221,7 @@ class _Pickler(pickle.Pickler):
         raise _OtherTypeError
 
 
-def _copied(documents: list[Any], most: int) -> bytes | tuple[str, ...] | None:
+def _copied(documents: list[Any], limit: int) -> bytes | tuple[str, ...] | None:
     """Return a copy of documents. Metadata has only tags: its copy is mostly a tuple of texts."""
     if len(documents) == 1:
         [tags] = documents
@@ -229,7 +229,7 @@ def _copied(documents: list[Any], most: int) -> bytes | tuple[str, ...] | None:
             return None
         if type(tags) is list and tags and all(type(tag) is str for tag in tags):
             return tuple(tags)
-    parts = _PickledParts(most)
+    parts = _PickledParts(documents, limit)
     pickler = _Pickler(parts, _PROTOCOL)
     # Without the memo, in which pickle would look up every text. A container that holds itself is a ValueError anyway.
     pickler.fast = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # RFC 9557: the name of a time zone stands behind the date in brackets, and a key of one's own begins with `_`.
 _ZONED: Final = re.compile(r"([^\[\]]+)(?:\[([^\[\]=]+)\])?(\[_fold=1\])?")
 _SECONDS: Final = re.compile(r"(-?)(\d{1,20})\.(\d{6})")
+_TINY_OFFSET: Final = re.compile(r"([+-])00:00:00\.(\d{6})$")
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
@@ -61,6 +62,9 @@ def _moment_of(kind: type[datetime | time], text: str) -> datetime | time | None
     if parts is None:
         return None
     fixed = kind.fromisoformat(parts[1]).replace(fold=1 if parts[3] else 0)
+    if offset := _TINY_OFFSET.search(parts[1]):
+        # `fromisoformat` takes an offset of less than a second for UTC.
+        fixed = fixed.replace(tzinfo=timezone(int(offset[1] + offset[2]) * _MICROSECOND))
     if kind.isoformat(fixed) != parts[1]:  # type: ignore[arg-type]  # `fixed` is of this kind
         return None
     if parts[2] is None:

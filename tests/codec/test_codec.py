@@ -219,6 +219,10 @@ def test_values_that_json_lacks_read_back_the_same_under_the_lowest_digits_limit
         ({"a": datetime(2026, 1, 2, 3, 4, 5, 6, UTC)}, {"a": {"$pts:datetime": "2026-01-02T03:04:05.000006+00:00"}}),
         ({"a": datetime(2026, 1, 2)}, {"a": {"$pts:datetime": "2026-01-02T00:00:00"}}),  # noqa: DTZ001  (naive)
         (
+            {"a": datetime(2026, 1, 2, tzinfo=timezone(timedelta(microseconds=-5)))},
+            {"a": {"$pts:datetime": "2026-01-02T00:00:00-00:00:00.000005"}},
+        ),
+        (
             {"a": datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN, fold=1)},
             {"a": {"$pts:datetime": "2026-10-25T02:30:00+01:00[Europe/Berlin][_fold=1]"}},
         ),

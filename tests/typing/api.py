@@ -246,6 +246,7 @@ def errors(repository: ProviderTraceRepository, trace: ProviderTrace) -> None:
     except TraceEncodingError as error:
         assert_type(error.path, str)
         assert_type(error.reason, str)
+        assert_type(error.remedy, str)
         assert_type(error.trace_id, str | None)
     except TraceTooLargeError as error:
         assert_type(error.path, str)

@@ -1,6 +1,7 @@
 """Runs the migrations: on a connection that the caller passes in, on the database of a URL, or as printed SQL.
 
-Options with `-x`: `url=URL`, `schema=NAME`, `lock-timeout=SECONDS`, `drop-data=yes`.
+Options with `-x`: `url=URL`, `schema=NAME`, `lock-timeout=SECONDS`, `drop-data=yes`,
+`drop-adopted=TABLE` (several with commas).
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from sqlalchemy import NullPool, create_engine, make_url
 from provider_trace_store.errors import MigrationError
 from provider_trace_store.migrations.autogenerate import VERSION_TABLE, compare_filters, schema_metadata
 from provider_trace_store.migrations.locking import DEFAULT_LOCK_TIMEOUT, migration_transaction, offline_preamble
+from provider_trace_store.migrations.placement import check_placement
 from provider_trace_store.settings import StoreSettings, psycopg_url
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
 
-OPTIONS = {"url", "schema", "lock-timeout", "drop-data"}
+OPTIONS = {"url", "schema", "lock-timeout", "drop-data", "drop-adopted"}
 
 config = context.config
 logger = logging.getLogger("provider_trace_store.migrations")
@@ -74,11 +76,20 @@ def configure(schema: str | None, *, drop_data: bool, **target: Any) -> None:  #
         include_schemas=schema is not None,
         transactional_ddl=True,
         drop_data=drop_data,
+        drop_adopted=drop_adopted(),
     )
+
+
+def drop_adopted() -> list[str]:
+    """Return the tables that a downgrade may drop although no migration is known to have created them."""
+    if passed is not None:
+        return list(config.attributes.get("drop_adopted", ()))
+    return [name.strip() for name in options().get("drop-adopted", "").split(",") if name.strip()]
 
 
 def run_on(connection: Connection, schema: str | None, *, drop_data: bool) -> None:
     """Run the migrations on a connection; the caller holds the lock of `migration_transaction`."""
+    check_placement(connection, schema)
     include_name, include_object = compare_filters(connection, schema)
     configure(
         schema,

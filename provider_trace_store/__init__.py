@@ -3,6 +3,7 @@
 from provider_trace_store.async_repository import AsyncProviderTraceRepository
 from provider_trace_store.codec import text_keys
 from provider_trace_store.errors import (
+    AdoptedTableError,
     InvalidArgumentError,
     InvalidCursorError,
     InvalidFilterError,
@@ -41,6 +42,7 @@ from provider_trace_store.writes.bulk import BulkResult, RejectedTrace
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdoptedTableError",
     "AsyncProviderTraceRepository",
     "BaseProviderTrace",
     "BulkResult",

@@ -19,6 +19,7 @@ ProviderTraceStoreError
 └── MigrationError                  the tables cannot be migrated as they are
     ├── TableMismatchError          a table of the same name has other columns or another primary key
     ├── TableNotEmptyError          a downgrade would drop rows
+    ├── AdoptedTableError           a downgrade would drop a table that no migration is known to have created
     └── MigrationLockError          a table lock could not be acquired within `lock_timeout`
 
 The errors of arguments, TraceEncodingError, TraceTooLargeError and TraceDecodingError are also ValueErrors.
@@ -272,7 +273,23 @@ class TableMismatchError(MigrationError):
 
 
 class TableNotEmptyError(MigrationError):
-    """A downgrade would drop a table that has rows.
+    """A downgrade would drop a table that has rows, or may have rows that this role cannot see.
+
+    Args:
+        table: the table's name, with its schema if one was given.
+        reason: why the table is not taken for empty.
+    """
+
+    def __init__(self, table: str, reason: str = "has rows") -> None:
+        super().__init__(
+            f"{table} {reason}: to drop them with the table, pass --drop-data (-x drop-data=yes to Alembic, "
+            "drop_data=True to downgrade())"
+        )
+        self.table = table
+
+
+class AdoptedTableError(MigrationError):
+    """A downgrade would drop a table that existed before the first upgrade, or that an old release created.
 
     Args:
         table: the table's name, with its schema if one was given.
@@ -280,8 +297,9 @@ class TableNotEmptyError(MigrationError):
 
     def __init__(self, table: str) -> None:
         super().__init__(
-            f"{table} has rows: to drop them with the table, pass --drop-data (-x drop-data=yes to Alembic, "
-            "drop_data=True to downgrade())"
+            f"{table} was adopted, or created by a release that did not record it, so it stays; nothing was changed: "
+            "to drop it all the same, name it with --drop-adopted TABLE (-x drop-adopted=TABLE to Alembic, "
+            "drop_adopted=[TABLE] to downgrade())"
         )
         self.table = table
 

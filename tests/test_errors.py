@@ -10,6 +10,7 @@ import pytest
 
 import provider_trace_store
 from provider_trace_store import (
+    AdoptedTableError,
     InvalidArgumentError,
     InvalidCursorError,
     InvalidFilterError,
@@ -54,6 +55,7 @@ MIGRATION_ERRORS: Final[list[MigrationError]] = [
     MigrationLockError("could not acquire a lock"),
     TableMismatchError("provider_traces", ["its column id is missing"]),
     TableNotEmptyError("provider_traces"),
+    AdoptedTableError("provider_traces"),
 ]
 OTHERS: Final[list[ProviderTraceStoreError]] = [
     MigrationError("the connection is in autocommit mode"),
@@ -126,6 +128,7 @@ def test_each_error_survives_pickling_and_copying(error: ProviderTraceStoreError
         (ProviderTraceUnavailableError(ID), "send the same trace again"),
         (TableMissingError("provider_traces"), "run `provider-trace-store migrate upgrade`"),
         (TableNotEmptyError("provider_traces"), "pass --drop-data"),
+        (AdoptedTableError("provider_traces"), "--drop-adopted TABLE"),
         (TraceDecodingError(), "correct its row"),
         (TraceEncodingError("request_json.a", "a set", ID), "correct the value"),
         (TraceTooLargeError("request_json", 1001, 1000, ID), "raise max_body_bytes"),

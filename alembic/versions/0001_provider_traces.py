@@ -68,7 +68,8 @@ def upgrade() -> None:
             sa.Column("organization_id", sa.String, nullable=False),
             sa.Index("ix_provider_traces_step_id", "step_id"),
             schema=adoption.target_schema(),
-        )
+        ),
+        beside="provider_trace_metadata",
     )
 
 

@@ -67,7 +67,8 @@ def upgrade() -> None:
                 "id",
             ),
             schema=adoption.target_schema(),
-        )
+        ),
+        beside="provider_traces",
     )
 
 

@@ -69,11 +69,11 @@ def _table(name: str, *indexes: sa.Index) -> sa.Table:
     return sa.Table(
         name,
         sa.MetaData(),
-        sa.Column("id", sa.String),
+        sa.Column("id", sa.String, nullable=False),
         sa.Column("agent_id", sa.String),
         sa.Column("run_id", sa.String),
-        sa.Column("created_at", sa.DateTime(timezone=True)),
-        sa.Column("organization_id", sa.String),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("organization_id", sa.String, nullable=False),
         *indexes,
         schema=adoption.target_schema(),
     )

@@ -57,6 +57,10 @@ def downgrade(
     schema: Schema = None,
     lock_timeout: LockTimeout = DEFAULT_LOCK_TIMEOUT,
     drop_data: Annotated[bool, typer.Option("--drop-data", help="Also drop tables that have rows.")] = False,
+    drop_adopted: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TABLE", help="Also drop this table, which was adopted. Repeat it for several tables."),
+    ] = None,
     sql: Sql = False,
 ) -> None:
     """Take the tables back to an earlier revision; a table with rows is dropped only with --drop-data."""
@@ -66,6 +70,7 @@ def downgrade(
             "schema": schema,
             "lock-timeout": str(lock_timeout),
             "drop-data": "yes" if drop_data else None,
+            "drop-adopted": ",".join(drop_adopted) if drop_adopted else None,
         }
     )
     _run(lambda: command.downgrade(config, revision, sql=sql))

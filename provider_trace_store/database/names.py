@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING
 
 from sqlalchemy import text
@@ -43,6 +44,28 @@ def without_parameters(sql: str) -> TextClause:
         sql: one statement, with names as `quoted` returns them.
     """
     return text(sql.replace(":", "\\:"))
+
+
+def literal(value: str) -> str:
+    """Return text as an SQL literal of PostgreSQL, whatever `standard_conforming_strings` says.
+
+    Args:
+        value: any text.
+    """
+    doubled = value.replace("'", "''")
+    return f"'{doubled}'" if "\\" not in value else "E'" + doubled.replace("\\", "\\\\") + "'"
+
+
+def do_block(body: str) -> str:
+    """Return a PL/pgSQL block as a DO statement of PostgreSQL, in quotes that the block does not contain.
+
+    A name inside the block may contain any `$tag$`, and would end a block with a fixed tag.
+
+    Args:
+        body: the block, from DECLARE or BEGIN to END, with names as `quoted` returns them.
+    """
+    tag = next(tag for number in count() if (tag := f"$block{number or ''}$") not in f"{body}$")
+    return f"DO {tag} {body} {tag}"
 
 
 def _quoted(dialect: Dialect, name: str) -> str:

@@ -5,7 +5,7 @@ Python, and the command `provider-trace-store migrate`. A checkout has the scrip
 the folder `_alembic` of the package.
 """
 
-from provider_trace_store.migrations.autogenerate import VERSION_TABLE, include_name, schema_metadata
+from provider_trace_store.migrations.autogenerate import VERSION_TABLE, include_name, include_object, schema_metadata
 from provider_trace_store.migrations.commands import current, downgrade, scripts_config, upgrade
 from provider_trace_store.migrations.locking import DEFAULT_LOCK_TIMEOUT
 
@@ -15,6 +15,7 @@ __all__ = [
     "current",
     "downgrade",
     "include_name",
+    "include_object",
     "schema_metadata",
     "scripts_config",
     "upgrade",

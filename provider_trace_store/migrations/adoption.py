@@ -1,4 +1,4 @@
-"""Operations of the migration scripts on a whole table: create it, adopt an existing one, drop it."""
+"""Operations of the migration scripts on a whole table: create it, or adopt an existing one."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from alembic import op
-from sqlalchemy import JSON, Boolean, Column, DateTime, String, func, inspect, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import JSON, Column, DateTime, MetaData, Table, func, text
 
-from provider_trace_store.database.names import quoted, quoted_table, without_parameters
-from provider_trace_store.errors import MigrationError, TableMismatchError, TableNotEmptyError
-from provider_trace_store.migrations.indexes import build_indexes, has_rows
+from provider_trace_store.database.names import do_block, quoted, quoted_table, without_parameters
+from provider_trace_store.errors import MigrationError, TableMismatchError
+from provider_trace_store.migrations.checks import key_problems, kind_of, risks
+from provider_trace_store.migrations.columns import existing_columns
+from provider_trace_store.migrations.dropping import drop
+from provider_trace_store.migrations.indexes import build_indexes
+from provider_trace_store.migrations.origin import create_table, is_created
+from provider_trace_store.migrations.rows import why_not_empty
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Connection, Table
-    from sqlalchemy.engine import Inspector
-    from sqlalchemy.engine.interfaces import ReflectedColumn
+    from sqlalchemy import Connection
+
+__all__ = ["align_collations", "create_or_adopt", "drop", "target_schema"]
 
 logger: Final = logging.getLogger("provider_trace_store.migrations")
 
@@ -32,68 +36,43 @@ def target_schema() -> str | None:
     return schema
 
 
-def create_or_adopt(table: Table) -> None:
+def create_or_adopt(table: Table, beside: str) -> None:
     """Create a table with its indexes, or adopt the existing table of that name.
 
-    Adoption checks the columns and the primary key. It adds missing columns, without rewriting a row, and missing
-    indexes, if the table is empty. It changes no existing row, index or foreign key. One log line reports the result.
+    Adoption checks the columns and the keys. It adds missing columns, without rewriting a row, and missing indexes, if
+    the table is empty. It changes no existing row, index or foreign key. A log line reports the result, and one each
+    risk that the table's owner should know.
 
     Args:
         table: the table to create, in the schema of the running migration.
+        beside: the name of the other table. If it was adopted and this one is created, the log says what that means
+            for the migrations of its owner.
 
     Raises:
-        TableMismatchError: the existing table has other columns or another primary key.
+        TableMismatchError: the existing table has other columns or keys, or would break a promise of the package.
         MigrationError: the database's encoding is not UTF-8.
     """
     context = op.get_context()
     if context.as_sql:
         # A script cannot look at the database: if the table exists, the script stops at CREATE TABLE.
-        context.impl.create_table(table)
+        create_table(table)
         _use_lz4(table)
         return
     connection = op.get_bind()
     _check_encoding(connection)
-    if inspect(connection).has_table(table.name, schema=table.schema):
+    kind = kind_of(connection, table)
+    if kind is not None and kind != "a table":
+        problem = "it is a view or a foreign table, not a table; rename it, or migrate into another schema"
+        raise TableMismatchError(table.fullname, [problem])
+    if kind is not None:
         _adopt(connection, table)
         return
-    context.impl.create_table(table)
+    create_table(table)
     _use_lz4(table)
     logger.info("%s: created", table.fullname)
-
-
-def drop(name: str) -> None:
-    """Drop a table, if it has no rows or the migration runs with `drop-data`.
-
-    Args:
-        name: the table's name, in the schema of the running migration.
-
-    Raises:
-        TableNotEmptyError: the table has rows, and the migration runs without `drop-data`.
-        MigrationError: the migration runs without `drop-data` and with `--sql`, and a script for this database cannot
-            check for rows.
-    """
-    context = op.get_context()
-    schema = target_schema()
-    full_name = quoted(context.dialect, schema, name)
-    may_drop_rows: bool = context.opts["drop_data"]
-    if context.dialect.name == "postgresql":
-        # Lock before the check for rows, so that no row can be written between the check and the drop.
-        op.execute(without_parameters(f"LOCK TABLE {full_name} IN ACCESS EXCLUSIVE MODE"))
-        if context.as_sql and not may_drop_rows:
-            op.execute(
-                without_parameters(
-                    f"DO $$ BEGIN IF EXISTS (SELECT FROM {full_name}) THEN RAISE EXCEPTION "
-                    f"'{name} has rows: it is dropped only with -x drop-data=yes (--drop-data)'; END IF; END $$"
-                )
-            )
-    elif context.as_sql and not may_drop_rows:
-        raise MigrationError(
-            f"a script for {context.dialect.name} cannot check whether {name} has rows: run the downgrade without "
-            "--sql, or allow it to drop rows, with -x drop-data=yes (--drop-data)"
-        )
-    if not context.as_sql and not may_drop_rows and has_rows(op.get_bind(), full_name):
-        raise TableNotEmptyError(full_name)
-    op.drop_table(name, schema=schema)
+    other = Table(beside, MetaData(), schema=table.schema)
+    if kind_of(connection, other) == "a table" and not is_created(connection, other):
+        _warn_of_owner(table, f"was created beside {other.fullname}, which was adopted")
 
 
 def align_collations(tables: Sequence[Table]) -> None:
@@ -110,40 +89,56 @@ def align_collations(tables: Sequence[Table]) -> None:
         TableMismatchError: a collation takes different texts for equal, or the ids have different collations and the
             last table has rows.
     """
-    context = op.get_context()
-    if context.as_sql or context.dialect.name != "postgresql":
+    if op.get_context().as_sql:
         return
     connection = op.get_bind()
-    collations = [_collations(connection, table) for table in tables]
-    for table, of_columns in zip(tables, collations, strict=True):
-        if inexact := sorted(name for name, (_, is_exact) in of_columns.items() if not is_exact):
-            problem = "has a collation that takes different texts for equal; change it to a deterministic one"
-            raise TableMismatchError(table.fullname, [f"its column {name} {problem}" for name in inexact])
-    first, last = collations[0]["id"][0], collations[-1]["id"][0]
+    for table in tables:
+        _require(connection, table)
+        if problems := _differences(connection, table):
+            raise TableMismatchError(table.fullname, problems)
+    if connection.dialect.name != "postgresql":
+        return
+    first, last = (_collation_of_ids(connection, table) for table in (tables[0], tables[-1]))
     if first == last:
         return
     name = quoted_table(connection, tables[-1])
     change = f"ALTER TABLE {name} ALTER COLUMN id TYPE varchar COLLATE {first}"
-    if has_rows(connection, name):
+    if why_not_empty(connection, tables[-1]):
         problem = f"its ids are sorted by the collation {last}, those of {tables[0].fullname} by {first}"
         raise TableMismatchError(tables[-1].fullname, [f"{problem}; run {change}"])
     connection.execute(without_parameters(change))
 
 
-def _collations(connection: Connection, table: Table) -> dict[str, tuple[str, bool]]:
-    """Return, for the columns id and organization_id, the collation's quoted name and whether it is deterministic."""
+def _require(connection: Connection, table: Table) -> None:
+    if kind_of(connection, table) != "a table":
+        raise MigrationError(
+            f"{table.fullname} does not exist or is not a table, though a migration has created or adopted it; nothing "
+            "was changed: restore it, or downgrade to the revision before it and upgrade again"
+        )
+
+
+def _collation_of_ids(connection: Connection, table: Table) -> str:
     statement = text(
-        "SELECT attname, format('%I.%I', nspname, collname), collisdeterministic FROM pg_attribute "
-        "JOIN pg_collation ON pg_collation.oid = attcollation JOIN pg_namespace ON pg_namespace.oid = collnamespace "
-        "WHERE attrelid = CAST(:name AS regclass) AND attname IN ('id', 'organization_id')"
+        "SELECT format('%I.%I', nspname, collname) FROM pg_attribute JOIN pg_collation ON pg_collation.oid = "
+        "attcollation JOIN pg_namespace ON pg_namespace.oid = collnamespace "
+        "WHERE attrelid = CAST(:name AS regclass) AND attname = 'id'"
     )
-    rows = connection.execute(statement, {"name": quoted_table(connection, table)})
-    return {column: (name, is_exact) for column, name, is_exact in rows}
+    return str(connection.scalar(statement, {"name": quoted_table(connection, table)}))
+
+
+def _differences(connection: Connection, table: Table) -> list[str]:
+    """Return a sentence for each reason why a column that exists cannot take the place of the expected one."""
+    actual = existing_columns(connection, table)
+    return [
+        problem
+        for column in table.columns
+        if column.name in actual
+        for problem in actual[column.name].differences(column)
+    ]
 
 
 def _adopt(connection: Connection, table: Table) -> None:
-    inspector = inspect(connection)
-    problems, missing = _compare(inspector, table)
+    problems, missing = _compare(connection, table)
     if problems:
         raise TableMismatchError(table.fullname, problems)
     for column in missing:
@@ -153,69 +148,40 @@ def _adopt(connection: Connection, table: Table) -> None:
         reports.append(f"added {', '.join(column.name for column in missing)}")
     index_report, level = build_indexes(connection, table)
     logger.log(level, "%s: %s", table.fullname, "; ".join(filter(None, [*reports, index_report])))
+    for risk in risks(connection, table):
+        logger.warning("%s: %s", table.fullname, risk)
+    if missing and not is_created(connection, table):
+        _warn_of_owner(table, f"was adopted, and got the columns {', '.join(column.name for column in missing)}")
 
 
-def _compare(inspector: Inspector, table: Table) -> tuple[list[str], list[Column[Any]]]:
+def _warn_of_owner(table: Table, change: str) -> None:
+    logger.warning(
+        "%s: %s. The migrations of an application that owns these tables come first: later ones that add the same fail "
+        "with 'already exists'. If there are any, roll this upgrade back, apply them, upgrade again; after a commit, "
+        "mark them as applied (alembic stamp). See docs/migrations.md, Adopting existing tables",
+        table.fullname,
+        change,
+    )
+
+
+def _compare(connection: Connection, table: Table) -> tuple[list[str], list[Column[Any]]]:
     """Return the problems of the existing table, one sentence each, and the columns that it lacks."""
-    if table.name not in inspector.get_table_names(schema=table.schema):
-        return ["it is a view or a foreign table, not a table; rename it, or migrate into another schema"], []
-    actual = {column["name"]: column for column in inspector.get_columns(table.name, schema=table.schema)}
-    problems = []
-    missing = []
-    for column in table.columns:
-        if column.name in actual:
-            problems += _differences(inspector, column, actual[column.name])
-        elif column.name in _INDISPENSABLE or column.primary_key:
-            problems.append(f"it has no column {column.name}; rename the table, or migrate into another schema")
-        else:
-            missing.append(column)
+    actual = existing_columns(connection, table)
+    lacking = [column for column in table.columns if column.name not in actual]
+    missing = [column for column in lacking if column.name not in _INDISPENSABLE and not column.primary_key]
+    problems = [
+        f"it has no column {column.name}; rename the table, or migrate into another schema"
+        for column in lacking
+        if column not in missing
+    ]
+    problems += _differences(connection, table)
     problems += [
         f"its column {name} is not of ours, NOT NULL and without a default, so no trace could be written; "
         "give it a default, or drop the NOT NULL"
         for name, column in actual.items()
-        if name not in table.columns and not column["nullable"] and not _has_default(column)
+        if name not in table.columns and not column.nullable and not column.has_default
     ]
-    expected_key = [column.name for column in table.primary_key]
-    key = inspector.get_pk_constraint(table.name, schema=table.schema)["constrained_columns"]
-    if key != expected_key:
-        difference = f"its primary key is ({', '.join(key)}), not ({', '.join(expected_key)})"
-        problems.append(f"{difference}; change it, or migrate into another schema")
-    return problems, missing
-
-
-def _differences(inspector: Inspector, expected: Column[Any], actual: ReflectedColumn) -> list[str]:
-    name = expected.name
-    problems = []
-    if (wanted := _unlike(inspector.dialect.name, expected.type, actual["type"])) is not None:
-        problems.append(
-            f"its column {name} is {actual['type']}, not {wanted}; change its type, or migrate into another schema"
-        )
-    if expected.nullable and not actual["nullable"]:
-        problems.append(f"its column {name} is NOT NULL, but a trace may have none; drop the NOT NULL")
-    return problems
-
-
-def _unlike(dialect: str, expected: object, actual: object) -> str | None:
-    """Return None if a column of the actual type can hold the values of the expected one, else the type it needs."""
-    # SQLite stores any value in a column, whatever the column's declared type.
-    strict = dialect != "sqlite"
-    match expected:
-        case JSON():
-            fits = isinstance(actual, JSON) and not isinstance(actual, JSONB)
-            return None if fits or not strict else "json (jsonb refuses some documents)"
-        case String():
-            fits = isinstance(actual, String) and (actual.length is None or not strict)
-            return None if fits else "varchar without a limit"
-        case DateTime():
-            fits = isinstance(actual, DateTime) and (actual.timezone or not strict)
-            return None if fits else "timestamp with time zone"
-        case Boolean():
-            return None if isinstance(actual, Boolean) else "boolean"
-    raise NotImplementedError(f"no rule for {expected!r}")
-
-
-def _has_default(column: ReflectedColumn) -> bool:
-    return bool(column.get("default") is not None or column.get("identity") or column.get("computed"))
+    return [*problems, *key_problems(connection, table)], missing
 
 
 def _add(table: Table, column: Column[Any]) -> None:
@@ -257,7 +223,9 @@ def _use_lz4(table: Table) -> None:
     name = quoted(context.dialect, table.schema, table.name)
     op.execute(
         without_parameters(
-            "DO $$ BEGIN IF EXISTS (SELECT FROM pg_settings WHERE name = 'default_toast_compression' "
-            f"AND 'lz4' = ANY (enumvals)) THEN ALTER TABLE {name} {changes}; END IF; END $$"
+            do_block(
+                "BEGIN IF EXISTS (SELECT FROM pg_settings WHERE name = 'default_toast_compression' "
+                f"AND 'lz4' = ANY (enumvals)) THEN ALTER TABLE {name} {changes}; END IF; END"
+            )
         )
     )

@@ -36,6 +36,32 @@ def include_name(name: str | None, type_: str, parent_names: Mapping[str, str | 
     return type_ != "table" or not _is_ours(name)
 
 
+def include_object(
+    item: SchemaItem,
+    name: str | None,
+    type_: str,
+    reflected: bool,  # noqa: FBT001  # Alembic's signature
+    compare_to: SchemaItem | None,
+) -> bool:
+    """Return whether a host's autogenerate may compare an object: as `include_name`, also for mapped tables.
+
+    For a host's `env.py`, beside `include_name`: `context.configure(..., include_object=include_object)`. Alembic asks
+    `include_name` only about tables of the database. A host whose own metadata has these tables needs this filter, too:
+    without it, autogenerate proposes to create them.
+
+    Args:
+        item: as Alembic passes it; see the documentation of `EnvironmentContext.configure.include_object`.
+        name: as Alembic passes it.
+        type_: as Alembic passes it, `table` among others.
+        reflected: as Alembic passes it.
+        compare_to: as Alembic passes it.
+    """
+    del reflected, compare_to
+    table = getattr(item, "table", None)
+    owner = name if type_ == "table" else getattr(table, "name", None)
+    return not _is_ours(owner)
+
+
 def schema_metadata(schema: str | None) -> MetaData:
     """Return the metadata of the package's tables in a schema, which autogenerate compares the database with.
 

@@ -12,9 +12,10 @@ from alembic.runtime.migration import MigrationContext
 
 from provider_trace_store.migrations.autogenerate import VERSION_TABLE
 from provider_trace_store.migrations.locking import DEFAULT_LOCK_TIMEOUT, migration_transaction
+from provider_trace_store.migrations.placement import check_placement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from sqlalchemy import Connection
 
@@ -45,19 +46,21 @@ def upgrade(
     Raises:
         TableMismatchError: a table has the name of one of ours, but other columns or another primary key.
         MigrationLockError: a table lock could not be acquired within `lock_timeout`.
-        MigrationError: the connection is in autocommit mode, or the database's encoding is not UTF-8.
+        MigrationError: the connection is in autocommit mode, the database's encoding is not UTF-8, the schema does not
+            exist, or the search path leads to the tables of another schema.
     """
     with _exclusively(connection, schema, lock_timeout) as config:
         command.upgrade(config, revision)
 
 
-def downgrade(
+def downgrade(  # noqa: PLR0913  # each is an option of the command, too
     connection: Connection,
     revision: str,
     *,
     schema: str | None = None,
     lock_timeout: float = DEFAULT_LOCK_TIMEOUT,
     drop_data: bool = False,
+    drop_adopted: Collection[str] = (),
 ) -> None:
     """Take the package's tables back to an earlier revision; `base` drops them.
 
@@ -69,13 +72,17 @@ def downgrade(
         schema: as for `upgrade`.
         lock_timeout: as for `upgrade`.
         drop_data: whether to drop tables that have rows, too.
+        drop_adopted: the names of tables to drop although no migration is known to have created them, without a schema:
+            `provider_traces`, `provider_trace_metadata`.
 
     Raises:
-        TableNotEmptyError: a table that would be dropped has rows, and `drop_data` is False.
+        AdoptedTableError: a table that would be dropped was adopted, and `drop_adopted` does not name it.
+        TableNotEmptyError: a table that would be dropped has rows, or row-level security may hide some, and
+            `drop_data` is False.
         MigrationLockError: a table lock could not be acquired within `lock_timeout`.
         MigrationError: the connection is in autocommit mode.
     """
-    with _exclusively(connection, schema, lock_timeout, drop_data=drop_data) as config:
+    with _exclusively(connection, schema, lock_timeout, drop_data=drop_data, drop_adopted=drop_adopted) as config:
         command.downgrade(config, revision)
 
 
@@ -85,8 +92,12 @@ def current(connection: Connection, *, schema: str | None = None) -> str | None:
     Args:
         connection: as for `upgrade`.
         schema: as for `upgrade`.
+
+    Raises:
+        MigrationError: the schema does not exist, or the search path leads to the tables of another schema.
     """
     schema = schema or _translated_schema(connection)
+    check_placement(connection, schema)
     options = {"version_table": VERSION_TABLE, "version_table_schema": schema}
     return MigrationContext.configure(connection, opts=options).get_current_revision()
 
@@ -102,7 +113,12 @@ def scripts_config() -> Config:
 
 @contextmanager
 def _exclusively(
-    connection: Connection, schema: str | None, lock_timeout: float, *, drop_data: bool = False
+    connection: Connection,
+    schema: str | None,
+    lock_timeout: float,
+    *,
+    drop_data: bool = False,
+    drop_adopted: Collection[str] = (),
 ) -> Iterator[Config]:
     """Run a block while no other migration of the database runs, with the configuration for Alembic's commands."""
     config = scripts_config()
@@ -110,6 +126,7 @@ def _exclusively(
         connection=connection,
         schema=schema or _translated_schema(connection),
         drop_data=drop_data,
+        drop_adopted=drop_adopted,
     )
     with migration_transaction(connection, lock_timeout):
         yield config

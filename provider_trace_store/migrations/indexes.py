@@ -9,7 +9,9 @@ from alembic import op
 from sqlalchemy import inspect, text
 from sqlalchemy.schema import CreateIndex
 
-from provider_trace_store.database.names import quoted_table, without_parameters
+from provider_trace_store.database.names import quoted, quoted_table
+from provider_trace_store.migrations.origin import create_index, drop_index_if_created, is_created_index
+from provider_trace_store.migrations.rows import lock, why_not_empty
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -17,6 +19,24 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Index, Table
 
 logger: Final = logging.getLogger("provider_trace_store.migrations")
+
+# The columns of each index that serves a query which compares and sorts as the columns do. An index that an interrupted
+# CREATE INDEX CONCURRENTLY left behind is not valid, and no query uses it.
+_POSTGRESQL_INDEXES: Final = text(
+    """
+    SELECT array_agg(CAST(attname AS text) ORDER BY place)
+    FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_am ON pg_am.oid = relam
+    CROSS JOIN unnest(CAST(indkey AS smallint[]), CAST(indoption AS smallint[]), CAST(indcollation AS oid[]),
+        CAST(indclass AS oid[])) WITH ORDINALITY AS part (number, options, collation_of, class, place)
+    LEFT JOIN pg_attribute ON attrelid = indrelid AND attnum = number AND number > 0
+    LEFT JOIN pg_opclass ON pg_opclass.oid = class
+    WHERE indrelid = CAST(:name AS regclass) AND indisvalid AND indpred IS NULL AND amname = 'btree'
+    AND place <= indnkeyatts
+    GROUP BY indexrelid
+    HAVING bool_and(options = 0 AND collation_of IS NOT DISTINCT FROM coalesce(attcollation, collation_of)
+        AND opcdefault)
+    """
+)
 
 
 def add_indexes(table: Table) -> None:
@@ -28,7 +48,7 @@ def add_indexes(table: Table) -> None:
     context = op.get_context()
     if context.as_sql:
         for index in _by_name(table.indexes):
-            context.impl.create_index(index)
+            create_index(index)
         return
     report, level = build_indexes(op.get_bind(), table)
     if report:
@@ -36,13 +56,28 @@ def add_indexes(table: Table) -> None:
 
 
 def drop_indexes(table: Table) -> None:
-    """Drop the indexes of a table that have the package's names, whether a migration or an operator built them.
+    """Drop the indexes of a table that a migration created; a log line names each one that stays.
+
+    An index of the same name that a host or an operator built stays, and so does one that a release before 0.2 built:
+    nothing tells these apart.
 
     Args:
         table: as for `add_indexes`.
     """
+    context = op.get_context()
     for index in _by_name(table.indexes):
-        op.drop_index(str(index.name), table.name, schema=table.schema, if_exists=True)
+        if context.as_sql and context.dialect.name == "postgresql":
+            drop_index_if_created(index)
+        elif context.as_sql or (created := is_created_index(op.get_bind(), index)):
+            op.drop_index(str(index.name), table.name, schema=table.schema, if_exists=True)
+        elif created is False:
+            logger.warning(
+                "%s: its index %s stays, because no migration is recorded as its creator; if it may go, run DROP INDEX "
+                "%s",
+                table.fullname,
+                index.name,
+                quoted(context.dialect, table.schema, str(index.name)),
+            )
 
 
 def missing_indexes(connection: Connection, table: Table) -> list[Index]:
@@ -72,13 +107,22 @@ def build_indexes(connection: Connection, table: Table) -> tuple[str, int]:
     if not indexes:
         return "", logging.INFO
     # A SQLite file has few users whom the build could block, and usually no operator who reads the log.
-    if connection.dialect.name != "sqlite" and has_rows(connection, quoted_table(connection, table)):
+    if connection.dialect.name != "sqlite" and (obstacle := _obstacle(connection, table)):
         statements = "; ".join(_concurrently(connection, index) for index in indexes)
-        report = f"has rows, so its missing indexes were not built: outside of a transaction, run {statements}"
+        report = f"{obstacle}, so its missing indexes were not built: outside of a transaction, run {statements}"
         return report, logging.WARNING
     for index in indexes:
-        op.get_context().impl.create_index(index)
+        create_index(index)
     return f"added {', '.join(str(index.name) for index in indexes)}", logging.INFO
+
+
+def _obstacle(connection: Connection, table: Table) -> str | None:
+    """Return why the table's indexes cannot be built at once; without a reason, the table is locked and empty."""
+    # The first look needs no lock: a table with rows has writers, who would wait.
+    if obstacle := why_not_empty(connection, table):
+        return obstacle
+    lock(connection, table, "SHARE")
+    return why_not_empty(connection, table)
 
 
 def _by_name(indexes: Iterable[Index]) -> list[Index]:
@@ -90,30 +134,32 @@ def _columns_of(index: Index) -> list[str | None]:
 
 
 def _indexed_columns(connection: Connection, table: Table) -> list[Sequence[str | None]]:
-    """Return the columns of the primary key and of each valid index that has all rows, in ascending order."""
+    """Return the columns of each B-tree that has all rows and compares as the columns do, in ascending order."""
+    if connection.dialect.name == "postgresql":
+        columns = connection.scalars(_POSTGRESQL_INDEXES, {"name": quoted_table(connection, table)})
+        return list(columns)
     inspector = inspect(connection)
-    invalid = _invalid_indexes(connection, table)
+    other = _differently_compared(connection, table)
     return [
         inspector.get_pk_constraint(table.name, schema=table.schema)["constrained_columns"],
         *(
             index["column_names"]
             for index in inspector.get_indexes(table.name, schema=table.schema)
-            if index["name"] not in invalid
-            and not index.get("dialect_options", {}).get("postgresql_where")
+            if index["name"] not in other
+            and not index.get("dialect_options", {}).get("sqlite_where")
             and not index.get("column_sorting")
         ),
     ]
 
 
-def _invalid_indexes(connection: Connection, table: Table) -> set[str]:
-    """Return the names of indexes that no query uses, because a CREATE INDEX CONCURRENTLY was interrupted."""
-    if connection.dialect.name != "postgresql":
-        return set()
+def _differently_compared(connection: Connection, table: Table) -> set[str]:
+    """Return the names of SQLite's indexes with a column of a descending order or of another collation than BINARY."""
     statement = text(
-        "SELECT relname FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
-        "WHERE NOT indisvalid AND indrelid = CAST(:name AS regclass)"
+        "SELECT DISTINCT list.name FROM pragma_index_list(:table, :schema) AS list "
+        "JOIN pragma_index_xinfo(list.name, :schema) AS part "
+        'WHERE part."key" AND (part."desc" OR upper(part.coll) <> \'BINARY\')'
     )
-    return set(connection.scalars(statement, {"name": quoted_table(connection, table)}))
+    return set(connection.scalars(statement, {"table": table.name, "schema": table.schema or "main"}))
 
 
 def _is_served(columns: Sequence[str | None], present: list[Sequence[str | None]]) -> bool:
@@ -126,14 +172,3 @@ def _concurrently(connection: Connection, index: Index) -> str:
         statement = statement.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1)
     # SQLAlchemy doubles a percent sign for the driver; an operator's psql takes it as it is.
     return " ".join(statement.replace("%%", "%").split())
-
-
-def has_rows(connection: Connection, table_name: str) -> bool:
-    """Return whether a table has at least one row.
-
-    Args:
-        connection: the connection to use.
-        table_name: the table's name as SQL, as `names.quoted` returns it.
-    """
-    statement = f"SELECT 1 FROM {table_name} LIMIT 1"  # noqa: S608  # the name is quoted
-    return connection.execute(without_parameters(statement)).first() is not None

@@ -9,6 +9,7 @@ import pytest
 
 PUBLIC: Final[dict[str, tuple[str, ...]]] = {
     "provider_trace_store": (
+        "AdoptedTableError",
         "AsyncProviderTraceRepository",
         "BaseProviderTrace",
         "BulkResult",
@@ -48,6 +49,7 @@ PUBLIC: Final[dict[str, tuple[str, ...]]] = {
         "text_keys",
     ),
     "provider_trace_store.errors": (
+        "AdoptedTableError",
         "InvalidArgumentError",
         "InvalidCursorError",
         "InvalidFilterError",
@@ -75,6 +77,7 @@ PUBLIC: Final[dict[str, tuple[str, ...]]] = {
         "current",
         "downgrade",
         "include_name",
+        "include_object",
         "schema_metadata",
         "scripts_config",
         "upgrade",

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal, assert_type
 
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, MetaData
+from sqlalchemy import Connection, Engine, MetaData, Table
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession  # noqa: TC002  (beside the others)
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from provider_trace_store import (
+    AdoptedTableError,
     AsyncProviderTraceRepository,
     BaseProviderTrace,
     BulkResult,
@@ -59,6 +60,7 @@ from provider_trace_store.migrations import (
     current,
     downgrade,
     include_name,
+    include_object,
     schema_metadata,
     scripts_config,
     upgrade,
@@ -278,7 +280,12 @@ def errors(repository: ProviderTraceRepository, trace: ProviderTrace) -> None:
         TraceEncodingError,
         TraceTooLargeError,
     ]
-    of_migrations: list[type[MigrationError]] = [MigrationLockError, TableMismatchError, TableNotEmptyError]
+    of_migrations: list[type[MigrationError]] = [
+        AdoptedTableError,
+        MigrationLockError,
+        TableMismatchError,
+        TableNotEmptyError,
+    ]
     ours: list[type[ProviderTraceStoreError]] = [
         MigrationError,
         ProviderTraceConflictError,
@@ -306,12 +313,15 @@ def migrations(connection: Connection) -> None:
     upgrade(connection, "0002", schema="traces", lock_timeout=5)
     downgrade(connection, "base")
     downgrade(connection, "0001", schema=None, lock_timeout=0.5, drop_data=True)
+    downgrade(connection, "base", drop_adopted=["provider_traces"])
     downgrade(connection)  # type: ignore[call-arg]
     assert_type(current(connection), str | None)
     assert_type(current(connection, schema="traces"), str | None)
     assert_type(scripts_config(), Config)
     assert_type(schema_metadata(None), MetaData)
     assert_type(include_name("provider_traces", "table", {"schema_name": None}), bool)
+    table = Table("provider_traces", MetaData())
+    assert_type(include_object(table, "provider_traces", "table", reflected=False, compare_to=None), bool)
     VERSION_TABLE.upper()
     DEFAULT_LOCK_TIMEOUT.is_integer()
 

@@ -30,7 +30,10 @@ def check_placement(connection: Connection, schema: str | None) -> None:
     if connection.dialect.name != "postgresql":
         return
     if schema is not None:
-        if connection.scalar(text("SELECT 1 FROM pg_namespace WHERE nspname = :name"), {"name": schema}) is None:
+        if (
+            connection.scalar(text("SELECT 1 FROM pg_namespace WHERE CAST(nspname AS text) = :name"), {"name": schema})
+            is None
+        ):
             raise MigrationError(f"the schema {schema} does not exist; nothing was changed: create it, or correct it")
         return
     path, current = connection.execute(text("SELECT current_setting('search_path'), current_schema()")).one()

@@ -13,7 +13,8 @@ What it locks, and for how long:
 
 Existing rows, indexes and foreign keys stay as they are.
 
-Downgrade drops the table, under ACCESS EXCLUSIVE. It drops a table with rows only with `-x drop-data=yes`.
+Downgrade drops the table, under ACCESS EXCLUSIVE. It drops a table with rows only with `-x drop-data=yes`, and a table
+that it adopted only with `-x drop-adopted=TABLE`.
 
 A script of `--sql` cannot look at the database, so it always creates the table. If the table exists, the script stops
 with an error at CREATE TABLE and changes nothing: run the migration without `--sql` to adopt the table.

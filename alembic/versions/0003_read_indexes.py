@@ -13,7 +13,8 @@ What it locks, and for how long:
   ACCESS EXCLUSIVE, for milliseconds, while the collation is changed. If it has rows, the upgrade stops, and its error
   has the statement to run.
 
-Downgrade drops the indexes with these names, under ACCESS EXCLUSIVE on their tables, for milliseconds.
+Downgrade drops the indexes with these names that a migration created, under ACCESS EXCLUSIVE on their tables, for
+milliseconds. The log has the statements that drop the others. A script of `--sql` for SQLite drops all of these names.
 
 A script of `--sql` cannot check whether a table has rows, so it always builds the indexes. On a table with rows, this
 blocks writes until the index is built: run the migration without `--sql` if a table has rows.

@@ -58,7 +58,7 @@ def add_indexes(table: Table) -> None:
 def drop_indexes(table: Table) -> None:
     """Drop the indexes of a table that a migration created; a log line names each one that stays.
 
-    An index of the same name that a host or an operator built stays, and so does one that a release before 0.2 built:
+    An index of the same name that a host or an operator built stays, and so does one that an earlier release built:
     nothing tells these apart.
 
     Args:

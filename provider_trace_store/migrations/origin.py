@@ -2,7 +2,7 @@
 
 PostgreSQL keeps the mark as a comment on the table's primary key and on the index, SQLite as a comment inside the
 stored text of the CREATE statement. The mark belongs to the object: it is gone with it, and a table of the same name
-that a host creates has none. Releases up to 0.1 set no mark, so a table without one may also be theirs.
+that a host creates has none. Earlier releases set no mark, so a table without one may also be theirs.
 """
 
 from __future__ import annotations

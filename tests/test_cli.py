@@ -19,6 +19,7 @@ from sqlalchemy.schema import CreateSchema
 
 from provider_trace_store import ProviderTrace, ProviderTraceRepository
 from provider_trace_store.migrations import VERSION_TABLE, current, upgrade
+from provider_trace_store.tables.models import metadata
 from tests.support.commands import run_module
 from tests.support.constants import OUR_TABLES, PATIENCE, SECRET
 from tests.support.paths import ROOT
@@ -228,6 +229,26 @@ def test_table_with_rows_is_dropped_only_with_drop_data(database: Database) -> N
     assert tables_of(database) == OUR_TABLES
     ran(*MIGRATE, "downgrade", "0001", "--drop-data", url=url)
     assert tables_of(database) == {"provider_traces"}
+
+
+def test_an_adopted_table_is_dropped_only_if_it_is_named(empty_database: Database) -> None:
+    url = url_of(empty_database)
+    with empty_database.engine().begin() as connection:
+        metadata.tables["provider_traces"].create(connection)
+    said = ran(*MIGRATE, "upgrade", url=url).stderr
+    assert "provider_trace_metadata: was created beside provider_traces, which was adopted" in said
+    # Its own log has the line of the index that stays, too.
+    said = run(*MIGRATE, "downgrade", "base", "--drop-data", url=url).stderr
+    assert "--drop-adopted" in said
+    assert "Traceback" not in said
+    assert tables_of(empty_database) == OUR_TABLES
+    assert "drop-adopted" in run(*ALEMBIC, "downgrade", "base", url=url, cwd=ROOT).stderr
+    refused = run(*MIGRATE, "downgrade", "base", "--drop-adopted", "traces", url=url)
+    assert refused.returncode == 1
+    assert "drop_adopted names traces" in refused.stderr
+    both = [argument for table in sorted(OUR_TABLES) for argument in ("--drop-adopted", table)]
+    ran(*MIGRATE, "downgrade", "base", *both, url=url)
+    assert tables_of(empty_database) == set()
 
 
 def test_unknown_option_is_refused(tmp_path: Path) -> None:

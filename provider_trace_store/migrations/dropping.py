@@ -28,16 +28,17 @@ _DEPENDENTS: Final = text(
         'view ' || (SELECT CAST(ev_class AS regclass) FROM pg_rewrite WHERE classid = CAST('pg_rewrite' AS regclass)
             AND pg_rewrite.oid = objid),
         pg_describe_object(classid, objid, 0))
-    FROM pg_depend
+    FROM pg_depend AS depend
     WHERE deptype = 'n' AND (
         refclassid = CAST('pg_class' AS regclass) AND refobjid = CAST(:name AS regclass)
         OR refclassid = CAST('pg_type' AS regclass)
             AND refobjid IN (SELECT reltype FROM pg_class WHERE oid = CAST(:name AS regclass))
         OR refclassid = CAST('pg_constraint' AS regclass)
             AND refobjid IN (SELECT oid FROM pg_constraint WHERE conrelid = CAST(:name AS regclass)))
-    AND NOT (classid = CAST('pg_constraint' AS regclass)
-        AND objid IN (SELECT oid FROM pg_constraint WHERE conrelid = CAST(:name AS regclass)))
-    AND NOT (classid = CAST('pg_class' AS regclass) AND objid = CAST(:name AS regclass))
+    AND NOT EXISTS (  -- such as the table's own policies and triggers, which are dropped with it
+        SELECT FROM pg_depend AS own WHERE (own.classid, own.objid) = (depend.classid, depend.objid)
+        AND own.refclassid = CAST('pg_class' AS regclass) AND own.refobjid = CAST(:name AS regclass)
+        AND own.deptype IN ('a', 'i'))
     ORDER BY 1
     """
 )

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import inspect, text
+from sqlalchemy import NullPool, inspect, text
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
 from provider_trace_store import AdoptedTableError, MigrationError, ProviderTraceRepository, TableNotEmptyError
 from provider_trace_store.migrations import VERSION_TABLE, downgrade, upgrade
 from provider_trace_store.tables.models import metadata
 from tests.support.batches import run_script
-from tests.support.constants import ORG, OUR_TABLES, TABLES
+from tests.support.constants import ORG, OUR_TABLES, PATIENCE, TABLES
 from tests.support.traces import a_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Connection
 
     from tests.support.servers import Database
 
@@ -192,6 +198,97 @@ def test_what_depends_on_a_table_is_named(database: Database, script: str, depen
 )
 def test_dependents_of_postgres_are_named(postgres: Database, script: str, dependent: str) -> None:
     test_what_depends_on_a_table_is_named(postgres, script, dependent)
+
+
+def test_what_is_a_part_of_the_table_does_not_stop_its_end(postgres: Database) -> None:
+    run_script(
+        postgres,
+        "CREATE POLICY own ON provider_traces USING (organization_id = 'a')",
+        "CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+        "CREATE TRIGGER own BEFORE UPDATE OF run_id ON provider_traces FOR EACH ROW WHEN (old.run_id = 'a') "
+        "EXECUTE FUNCTION same()",
+        "CREATE TABLE copies (LIKE provider_traces)",
+        "CREATE RULE own AS ON INSERT TO provider_traces DO ALSO INSERT INTO copies SELECT NEW.*",
+        "ALTER TABLE provider_traces ADD CONSTRAINT own CHECK (run_id <> id)",
+        "ALTER TABLE provider_traces ADD FOREIGN KEY (run_id) REFERENCES provider_traces (id)",
+        "ALTER TABLE provider_traces ADD COLUMN own varchar GENERATED ALWAYS AS (run_id) STORED",
+        "CREATE STATISTICS own ON run_id, agent_id FROM provider_traces",
+        "CREATE INDEX own ON provider_traces (lower(run_id)) WHERE agent_id IS NOT NULL",
+    )
+    with postgres.engine().connect() as connection:
+        downgrade(connection, "base")
+    assert tables_of(postgres) == {"copies"}
+
+
+def wait_for_a_waiting_lock(database: Database) -> None:
+    query = text("SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'provider_traces'\\:\\:regclass")
+    deadline = time.monotonic() + PATIENCE
+    with database.engine(isolation_level="AUTOCOMMIT").connect() as connection:
+        while connection.scalar(query) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def migrate_while_a_row_is_written(database: Database, migrate: Callable[[Connection], None]) -> None:
+    """Run a migration that begins before the row is committed, and goes on afterwards."""
+
+    def run() -> None:
+        with database.engine().connect() as connection:
+            migrate(connection)
+
+    with ThreadPoolExecutor(1) as pool, Session(database.engine()) as session:
+        ProviderTraceRepository(session, organization_id=ORG).create(a_trace(1))
+        running = pool.submit(run)
+        wait_for_a_waiting_lock(database)
+        session.commit()
+        running.result(PATIENCE)
+
+
+def test_a_row_that_is_committed_during_the_wait_is_not_dropped(postgres: Database) -> None:
+    with pytest.raises(TableNotEmptyError, match="provider_traces has rows"):
+        migrate_while_a_row_is_written(
+            postgres, lambda connection: downgrade(connection, "base", lock_timeout=PATIENCE)
+        )
+    assert tables_of(postgres) == OUR_TABLES
+
+
+def test_a_row_that_is_committed_during_the_wait_counts_for_the_indexes(postgres: Database) -> None:
+    with postgres.engine().connect() as connection:
+        downgrade(connection, "0002")
+    migrate_while_a_row_is_written(postgres, lambda connection: upgrade(connection, lock_timeout=PATIENCE))
+    with postgres.engine().connect() as connection:
+        names = {index["name"] for index in inspect(connection).get_indexes("provider_traces")}
+    assert names == {"ix_provider_traces_step_id"}
+
+
+def test_rows_that_the_owner_may_not_read_are_not_dropped(owner: Database) -> None:
+    store_one(owner)
+    role = role_of(owner)
+    run_script(owner, f"REVOKE SELECT ON provider_traces FROM {role}")  # noqa: S608  # no query
+    with owner.engine().connect() as connection:
+        connection.execute(text(f"SET SESSION AUTHORIZATION {role}"))
+        connection.commit()
+        with pytest.raises(TableNotEmptyError, match=f"which the role {role} may not read"):
+            downgrade(connection, "base")
+        connection.rollback()
+        connection.execute(text("RESET SESSION AUTHORIZATION"))
+        connection.commit()
+
+
+async def test_every_check_runs_on_asyncpg(empty_postgres: Database) -> None:
+    with empty_postgres.engine().begin() as connection:
+        metadata.create_all(connection)
+    engine = create_async_engine(empty_postgres.url.set(drivername="postgresql+asyncpg"), poolclass=NullPool)
+    async with engine.connect() as connected:
+        await connected.run_sync(upgrade)
+        with pytest.raises(AdoptedTableError):
+            await connected.run_sync(downgrade, "base")
+        await connected.rollback()
+        await connected.run_sync(partial(downgrade, revision="base", drop_adopted=BOTH))
+        await connected.run_sync(upgrade)
+        await connected.run_sync(downgrade, "base")
+    await engine.dispose()
+    assert tables_of(empty_postgres) == set()
 
 
 def test_rows_that_a_policy_hides_are_not_dropped(owner: Database) -> None:

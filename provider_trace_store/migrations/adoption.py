@@ -62,8 +62,8 @@ def create_or_adopt(table: Table, beside: str) -> None:
     _check_encoding(connection)
     kind = kind_of(connection, table)
     if kind is not None and kind != "a table":
-        problem = "it is a view or a foreign table, not a table; rename it, or migrate into another schema"
-        raise TableMismatchError(table.fullname, [problem])
+        what = f"it is {kind}" if kind.startswith("named ") else "it is a view or a foreign table, not a table"
+        raise TableMismatchError(table.fullname, [f"{what}; rename it, or migrate into another schema"])
     if kind is not None:
         _adopt(connection, table)
         return

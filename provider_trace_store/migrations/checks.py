@@ -53,13 +53,19 @@ _POSTGRESQL_PROBLEMS: Final = text(
 )
 _POSTGRESQL_RISKS: Final = text(
     """
-    SELECT 'is UNLOGGED: a crash of the server empties it; change it with ALTER TABLE ... SET LOGGED'
-    FROM pg_class WHERE oid = CAST(:table AS regclass) AND relpersistence = 'u'
+    WITH parts AS (
+        SELECT CAST(:table AS regclass) AS part
+        UNION SELECT relid FROM pg_partition_tree(CAST(:table AS regclass))
+    )
+    SELECT format('is UNLOGGED (%s): a crash of the server empties it; change it with ALTER TABLE ... SET LOGGED',
+        string_agg(CAST(part AS text), ', ' ORDER BY CAST(part AS text)))
+    FROM parts JOIN pg_class ON oid = part WHERE relpersistence = 'u' HAVING count(*) > 0
     UNION ALL
     SELECT format('has the trigger %I before each row: if it returns NULL, a trace is not stored, without an error',
         tgname)
-    FROM pg_trigger WHERE tgrelid = CAST(:table AS regclass) AND NOT tgisinternal AND tgenabled IN ('O', 'A')
+    FROM parts JOIN pg_trigger ON tgrelid = part WHERE NOT tgisinternal AND tgenabled IN ('O', 'A')
     AND tgtype & 7 = 7  -- row, before, insert
+    GROUP BY tgname
     UNION ALL
     SELECT format('has the deferred constraint %I: it refuses a trace as late as at the commit, with all others of its '
         'transaction; make it INITIALLY IMMEDIATE', conname)
@@ -86,6 +92,8 @@ _BEFORE_INSERT: Final = re.compile(r"\bBEFORE\s+INSERT\b", re.IGNORECASE)
 def kind_of(connection: Connection, table: Table) -> str | None:
     """Return what has the table's name in its schema: "a table", or "a view" and so on; None if nothing has.
 
+    SQLite compares names without case, SQLAlchemy does not.
+
     Args:
         connection: the connection of the running migration.
         table: the table, in the schema of the running migration.
@@ -96,7 +104,10 @@ def kind_of(connection: Connection, table: Table) -> str | None:
         found = connection.scalar(statement, {"name": table.name, "schema": schema})
     else:
         rows = connection.execute(_sqlite_objects(connection, table, "name = :name"), {"name": table.name}).all()
-        found = next((_sqlite_kind(row.type, row.sql) for row in rows if row.type in {"table", "view"}), None)
+        row = next((row for row in rows if row.type in {"table", "view"}), None)
+        if row is not None and row.name != table.name:
+            return f"named {row.name}, in other letters"
+        found = None if row is None else _sqlite_kind(row.type, row.sql)
     return None if found is None else _KINDS.get(found, "a table")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import JSON, Boolean, DateTime, String, inspect, text
 from sqlalchemy.exc import DBAPIError
 
+from provider_trace_store.database.drivers import sqlite_code
 from provider_trace_store.database.names import quoted, quoted_table, without_parameters
 
 if TYPE_CHECKING:
@@ -150,7 +152,10 @@ def _sqlite_collations(connection: Connection, table: Table, columns: list[str])
     try:
         connection.execute(without_parameters(create))
         rows = connection.execute(query, {"probe": _PROBE, "schema": table.schema or "main"}).all()
-    except DBAPIError:
+    except DBAPIError as error:
+        # An unknown collation is an error of the statement; a lock is not.
+        if sqlite_code(error) != sqlite3.SQLITE_ERROR:
+            raise
         return {}
     finally:
         savepoint.rollback()

@@ -174,6 +174,22 @@ def test_a_collation_of_the_hosts_own_is_refused(empty_database: Database) -> No
 
 
 @SQLITE
+def test_a_name_in_other_letters_is_refused(empty_database: Database) -> None:
+    run_script(empty_database, sqlite_table("id VARCHAR", ", PRIMARY KEY (id)").replace("provider_t", "Provider_T"))
+    assert "it is named Provider_Traces, in other letters; rename it" in refusal_of(empty_database)
+
+
+@SQLITE
+def test_columns_in_other_letters_are_the_same_columns(empty_database: Database) -> None:
+    run_script(empty_database, sqlite_table("ID VARCHAR", ", PRIMARY KEY (ID)").replace("step_id", "STEP_ID"))
+    with empty_database.engine().connect() as connection:
+        upgrade(connection)
+    with Session(empty_database.engine()) as session, session.begin():
+        trace = a_trace(1)
+        assert ProviderTraceRepository(session, organization_id=ORG).create(trace) == trace
+
+
+@SQLITE
 def test_an_index_with_another_collation_does_not_count(empty_database: Database) -> None:
     make_tables(empty_database)
     run_script(
@@ -279,6 +295,16 @@ def warnings_of(database: Database, caplog: pytest.LogCaptureFixture) -> list[st
                 "ALTER TABLE provider_traces ALTER CONSTRAINT key DEFERRABLE INITIALLY DEFERRED",
             ),
             "the deferred constraint key",
+        ),
+        (
+            (
+                "ALTER TABLE provider_traces RENAME TO old",
+                "CREATE TABLE provider_traces (LIKE old INCLUDING DEFAULTS, PRIMARY KEY (id)) PARTITION BY HASH (id)",
+                "CREATE UNLOGGED TABLE p0 PARTITION OF provider_traces FOR VALUES WITH (MODULUS 2, REMAINDER 0)",
+                "CREATE TABLE p1 PARTITION OF provider_traces FOR VALUES WITH (MODULUS 2, REMAINDER 1)",
+                "DROP TABLE old",
+            ),
+            "is UNLOGGED (p0)",
         ),
         (("ALTER TABLE provider_traces ENABLE ROW LEVEL SECURITY",), "row-level security"),
         (("CREATE TABLE child () INHERITS (provider_traces)",), "the inheritance child child"),

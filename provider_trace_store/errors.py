@@ -259,7 +259,7 @@ class MigrationError(ProviderTraceStoreError):
 
 
 class TableMismatchError(MigrationError):
-    """A table has the name of one of the package's tables, but other columns or another primary key.
+    """A table has the name of one of the package's tables, but other columns or keys, or it would break a promise.
 
     Args:
         table: the table's name, with its schema if one was given.

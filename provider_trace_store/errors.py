@@ -13,6 +13,8 @@ ProviderTraceStoreError
 │   ├── ProviderTraceConflictError  the id belongs to a stored trace with other content
 │   └── ProviderTraceRejectedError  the database refused the row; the same row will be refused again
 ├── ProviderTraceUnavailableError   the database could not store the trace now; a retry may succeed
+├── PoolerSettingError              a connection pooler mixes up prepared statements: change the engine
+├── TransactionEndedError           SQLite rolled the host's transaction back: do all of it again
 ├── TraceDecodingError              a stored document is not readable JSON
 ├── TableMissingError               the database has not been migrated
 ├── WriterClosedError               a trace was submitted to a closed writer
@@ -221,6 +223,46 @@ class ProviderTraceUnavailableError(ProviderTraceStoreError):
         )
         self.trace_id = trace_id
         self.sqlstate = sqlstate
+
+
+class PoolerSettingError(ProviderTraceStoreError):
+    """A connection pooler such as PgBouncer gave a statement to a server that does not know the prepared statement.
+
+    Retries fail again and again, until the engine is created with the options that the message names.
+
+    Args:
+        sqlstate: PostgreSQL's error code: 26000 or 42P05.
+    """
+
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__(
+            f"a connection pooler mixes up the driver's prepared statements (SQLSTATE {sqlstate}): create the engine "
+            'with connect_args={"prepare_threshold": None} for psycopg, or {"statement_cache_size": 0, '
+            '"prepared_statement_cache_size": 0, "prepared_statement_name_func": lambda: ""} for asyncpg'
+        )
+        self.sqlstate = sqlstate
+
+
+class TransactionEndedError(ProviderTraceStoreError):
+    """SQLite rolled the host's whole transaction back, and with it what was written before.
+
+    SQLite does so when its file is full, when a trigger says `RAISE(ROLLBACK)`, after an interrupt and after an I/O
+    error. The session refuses statements and the commit until it is rolled back.
+
+    Args:
+        trace_id: the trace that was being written.
+        is_refusal: whether the database refused the row, so that the same row ends the next transaction, too. False if
+            a retry may succeed.
+    """
+
+    def __init__(self, trace_id: str, *, is_refusal: bool = False) -> None:
+        again = "without this trace, which the database refused" if is_refusal else "again later"
+        super().__init__(
+            f"SQLite rolled the whole transaction back while {trace_id} was written, earlier statements too: roll the "
+            f"session back, and do all of the transaction {again}"
+        )
+        self.trace_id = trace_id
+        self.is_refusal = is_refusal
 
 
 class TraceDecodingError(ProviderTraceStoreError, ValueError):

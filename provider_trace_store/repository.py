@@ -29,7 +29,8 @@ class ProviderTraceRepository:
     """Writes and reads the traces of one organization, in a session of the host.
 
     The repository flushes and never commits: the host ends the transaction. After an error of a write, the transaction
-    is usable, as long as its connection works.
+    is usable, as long as its connection works and the error is not a TransactionEndedError. A write that is cancelled
+    or interrupted closes the session's connection: roll back.
 
     Args:
         session: the host's session. If it has several binds, the repository uses the bind of the package's tables;
@@ -84,6 +85,8 @@ class ProviderTraceRepository:
             ProviderTraceRejectedError: the database refused the row, for example by a host's foreign key.
             ProviderTraceUnavailableError: the database could not store the trace now.
             TableMissingError: the database has not been migrated.
+            PoolerSettingError: a connection pooler mixes up prepared statements; the message names the setting.
+            TransactionEndedError: SQLite rolled the host's transaction back: roll back, and do all of it again.
         """
         kept = self._kind.view_of(trace)
         row = self._rows.make(kept)
@@ -113,6 +116,8 @@ class ProviderTraceRepository:
                 timeout, deadlock, disk full. The earlier parts, of at most 1,000 traces, are in the host's transaction.
                 Send all traces again: in this transaction, or in a new one if its connection was lost.
             TableMissingError: the database has not been migrated.
+            PoolerSettingError: a connection pooler mixes up prepared statements; the message names the setting.
+            TransactionEndedError: SQLite rolled the host's transaction back: roll back, and do all of it again.
             TypeError: an item is not a `ProviderTrace`. The traces of earlier parts are in the host's transaction.
         """
         return bulk.create_many(self._store, self._rows, traces)
@@ -132,6 +137,8 @@ class ProviderTraceRepository:
             ProviderTraceRejectedError: the database refused the change, for example by a host's trigger.
             ProviderTraceUnavailableError: the database could not make the change now.
             TableMissingError: the database has not been migrated.
+            PoolerSettingError: a connection pooler mixes up prepared statements; the message names the setting.
+            TransactionEndedError: SQLite rolled the host's transaction back: roll back, and do all of it again.
         """
         return self._mark(trace_id, is_deleted=True)
 
@@ -148,6 +155,8 @@ class ProviderTraceRepository:
             ProviderTraceRejectedError: the database refused the change, for example by a host's trigger.
             ProviderTraceUnavailableError: the database could not make the change now.
             TableMissingError: the database has not been migrated.
+            PoolerSettingError: a connection pooler mixes up prepared statements; the message names the setting.
+            TransactionEndedError: SQLite rolled the host's transaction back: roll back, and do all of it again.
         """
         return self._mark(trace_id, is_deleted=False)
 

@@ -19,6 +19,7 @@ from provider_trace_store import (
     InvalidWriterOptionError,
     MigrationError,
     MigrationLockError,
+    PoolerSettingError,
     ProviderTraceConflictError,
     ProviderTraceRejectedError,
     ProviderTraceStoreError,
@@ -29,6 +30,7 @@ from provider_trace_store import (
     TraceDecodingError,
     TraceEncodingError,
     TraceTooLargeError,
+    TransactionEndedError,
     UnstorableTraceError,
     WriterClosedError,
 )
@@ -59,9 +61,11 @@ MIGRATION_ERRORS: Final[list[MigrationError]] = [
 ]
 OTHERS: Final[list[ProviderTraceStoreError]] = [
     MigrationError("the connection is in autocommit mode"),
+    PoolerSettingError("26000"),
     ProviderTraceUnavailableError(ID, "57014"),
     TableMissingError("provider_traces"),
     TraceDecodingError(),
+    TransactionEndedError(ID, is_refusal=True),
     WriterClosedError(),
 ]
 ERRORS: Final[list[ProviderTraceStoreError]] = [*WRONG_ARGUMENTS, *BAD_TRACES, *MIGRATION_ERRORS, *OTHERS]
@@ -132,6 +136,8 @@ def test_each_error_survives_pickling_and_copying(error: ProviderTraceStoreError
         (TraceDecodingError(), "correct its row"),
         (TraceEncodingError("request_json.a", "a set", ID), "correct the value"),
         (TraceTooLargeError("request_json", 1001, 1000, ID), "raise max_body_bytes"),
+        (PoolerSettingError("26000"), 'connect_args={"prepare_threshold": None}'),
+        (TransactionEndedError(ID, is_refusal=True), "roll the session back"),
         (WriterClosedError(), "close the writer after the last submit"),
     ],
     ids=lambda value: "" if isinstance(value, str) else type(value).__name__,

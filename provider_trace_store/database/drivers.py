@@ -9,6 +9,7 @@ from sqlalchemy import inspect
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from provider_trace_store.errors import (
+    PoolerSettingError,
     ProviderTraceRejectedError,
     ProviderTraceStoreError,
     ProviderTraceUnavailableError,
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 # PostgreSQL's appendix A, "Error Codes": errors that the row itself causes.
 _ROW_CLASSES: Final = frozenset({"22", "23", "44", "54"})  # data, integrity, check option, program limit
 _ROW_STATES: Final = frozenset({"42501", "P0001"})  # row-level security, a trigger's RAISE
+# A prepared statement is unknown, or its name is taken: the connection pooler has changed the server's session.
+_PREPARED_STATES: Final = frozenset({"26000", "42P05"})
 _INTERNAL_CLASSES: Final = frozenset({"XX"})
 _UNDEFINED_TABLE: Final = "42P01"
 UNIQUE_VIOLATION: Final = "23505"
@@ -80,6 +83,8 @@ def write_error(
     state = sqlstate_of(error)
     if missing := _missing_table(error, state, connection, tables):
         return TableMissingError(missing)
+    if state in _PREPARED_STATES:
+        return PoolerSettingError(state)
     if _refuses_a_row(error, state):
         return ProviderTraceRejectedError(trace_id, state, constraint_of(error))
     return ProviderTraceUnavailableError(trace_id, state)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from provider_trace_store.database.drivers import errors_of, write_error
+from provider_trace_store.errors import ProviderTraceRejectedError, TransactionEndedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sqlalchemy import Connection, Table
+    from sqlalchemy import Connection, NestedTransaction, Table
 
 # PQTRANS_IDLE of libpq's PGTransactionStatusType. Written as a number, because importing psycopg fails without libpq,
 # which a host that only uses SQLite need not have.
@@ -38,13 +40,48 @@ def guarded(action: Callable[[], _Result], connection: Connection, trace_id: str
         ProviderTraceRejectedError: the database refused a row.
         ProviderTraceUnavailableError: the database could not do it now.
         TableMissingError: one of the tables does not exist.
+        PoolerSettingError: a connection pooler mixes up prepared statements.
+        TransactionEndedError: SQLite rolled the host's transaction back.
     """
     try:
         with savepoint(connection):
             return action()
     except errors_of(connection) as error:
-        failure = write_error(error, trace_id, connection, *tables)
+        caught = error
+    failure = ending_of(caught, trace_id, connection, *tables) or write_error(caught, trace_id, connection, *tables)
+    del caught  # an error tracker that shows local variables must not show it
     raise failure
+
+
+def ending_of(error: Exception, trace_id: str, connection: Connection | None, *tables: Table) -> BaseException | None:
+    """Return the exception to raise if the host's transaction cannot go on after an error of a `savepoint`.
+
+    Call it outside of the `except` block: an interruption that the caller of the package handles is no new one.
+
+    Args:
+        error: the driver's error.
+        trace_id: the trace that was being written.
+        connection: the connection of the savepoint; None if none could be opened.
+        tables: the tables that the savepoint uses; at least one.
+
+    Returns:
+        The interruption (CancelledError, KeyboardInterrupt, SystemExit ...) that made a driver raise the error, a
+        TransactionEndedError, or None if the transaction can go on.
+    """
+    handled = sys.exception()
+    link: BaseException | None = error
+    while link is not None and link is not handled:
+        if not isinstance(link, Exception):
+            return link
+        link = link.__cause__ or link.__context__
+    if connection is None or connection.dialect.name != "sqlite" or connection.invalidated:
+        return None
+    transaction = connection.get_transaction()
+    if transaction is None or transaction.is_active:
+        return None
+    # Without the connection: no statement can run before the host's rollback.
+    is_refusal = isinstance(write_error(error, trace_id, None, *tables), ProviderTraceRejectedError)
+    return TransactionEndedError(trace_id, is_refusal=is_refusal)
 
 
 @contextmanager
@@ -54,19 +91,30 @@ def savepoint(connection: Connection) -> Iterator[None]:
     A connection in the driver's autocommit mode has no transaction to protect, and gets no savepoint. Neither does
     a transaction that the server has not begun yet: if the block fails, it is rolled back as a whole, and nothing is
     lost. This saves two of the five round trips that storing and committing one trace would take.
+
+    After an interruption, such as a cancelled task, the connection is closed: the driver may be in the middle of a
+    statement, and a rollback could wait for the server. SQLAlchemy does the same after an interrupted statement. If
+    SQLite itself has ended the host's transaction, the host must roll back before the next statement.
     """
     if in_autocommit(connection):
-        yield
-        return
-    begin_on_sqlite(connection)
-    if not _is_idle(connection):
-        with connection.begin_nested():
+        try:
             yield
+        except BaseException as error:
+            _undo(connection, error)
+            raise
         return
+    is_ours = begin_on_sqlite(connection)
+    nested = None if _is_idle(connection) else connection.begin_nested()
     try:
         yield
+        if nested is not None:
+            nested.commit()
     except BaseException as error:
-        _undo(connection, error, lambda: connection.dialect.do_rollback(connection.connection))
+        if nested is None:
+            _undo(connection, error, lambda: connection.dialect.do_rollback(connection.connection))
+        else:
+            _note_end(connection, nested, error, is_ours=is_ours)
+            _undo(connection, error, nested.rollback)
         raise
 
 
@@ -99,7 +147,7 @@ def in_autocommit(connection: Connection) -> bool:
     if connection.dialect.name == "sqlite":
         autocommit = getattr(driver_connection, "isolation_level", "") is None
         autocommit |= getattr(connection.connection.dbapi_connection, "autocommit", None) is True
-        return autocommit and not getattr(driver_connection, "in_transaction", True)
+        return autocommit and not _is_in_transaction(connection)
     if getattr(connection.connection.dbapi_connection, "autocommit", None) is not True:
         return False
     if connection.dialect.driver == "psycopg":
@@ -123,19 +171,51 @@ def _roll_back_if_open(connection: Connection) -> None:
         connection.exec_driver_sql("ROLLBACK")
 
 
-def _undo(connection: Connection, error: BaseException, roll_back: Callable[[], object]) -> None:
-    """Roll back after the error of a block, and give the connection up if that fails."""
-    if connection.invalidated:
+def _undo(connection: Connection, error: BaseException, roll_back: Callable[[], object] | None = None) -> None:
+    """Roll back after the error of a block; close the connection after an interruption, and if the rollback fails.
+
+    The host's own rollback then gets a new connection.
+    """
+    if not isinstance(error, Exception):
+        connection.invalidate(error)
+    if roll_back is None or connection.invalidated:
         return
     try:
         roll_back()
-    except Exception:  # noqa: BLE001  # the caller must see the block's error, not this one
-        # The connection is lost, or still busy with a cancelled statement. The host's rollback then gets a new one.
-        connection.invalidate(error)
+    except BaseException as failure:
+        # The connection is lost, or still busy with a statement.
+        connection.invalidate(failure)
+        if not isinstance(failure, Exception):
+            raise
+        # The caller must see the block's error, not this one.
 
 
-def begin_on_sqlite(connection: Connection, statement: str = "BEGIN") -> None:
-    """Begin a transaction on SQLite if none is open; do nothing on other databases.
+def _note_end(connection: Connection, nested: NestedTransaction, error: BaseException, *, is_ours: bool) -> None:
+    """Tell SQLAlchemy if SQLite has ended the transaction: file full, RAISE(ROLLBACK), interrupt, I/O error.
+
+    SQLAlchemy then refuses statements and the commit until the host has rolled back.
+
+    Args:
+        connection: the connection.
+        nested: the savepoint, which is gone with the transaction.
+        error: the error of the block.
+        is_ours: whether the package began the transaction right before the savepoint, so that nothing else is lost.
+    """
+    is_sqlite = connection.dialect.name == "sqlite" and isinstance(error, Exception)
+    if not is_sqlite or connection.invalidated or _is_in_transaction(connection):
+        return
+    nested.is_active = False
+    transaction = connection.get_transaction()
+    if is_ours or transaction is None:
+        return
+    if getattr(connection.connection.dbapi_connection, "autocommit", None) is False:
+        # The driver itself begins a transaction only after a rollback, which fails if none is open.
+        connection.exec_driver_sql("BEGIN")
+    transaction.is_active = False
+
+
+def begin_on_sqlite(connection: Connection, statement: str = "BEGIN") -> bool:
+    """Begin a transaction on SQLite if none is open; do nothing on other databases. Return whether it began one.
 
     Python's driver begins one only before an INSERT, UPDATE or DELETE. A savepoint outside of a transaction is a
     transaction itself, and its release would commit without the host's knowledge.
@@ -144,7 +224,12 @@ def begin_on_sqlite(connection: Connection, statement: str = "BEGIN") -> None:
         connection: a connection of any database.
         statement: `BEGIN`, or `BEGIN IMMEDIATE` to take SQLite's write lock at once.
     """
-    if connection.dialect.name != "sqlite":
-        return
-    if not getattr(connection.connection.driver_connection, "in_transaction", True):
-        connection.exec_driver_sql(statement)
+    if connection.dialect.name != "sqlite" or _is_in_transaction(connection):
+        return False
+    connection.exec_driver_sql(statement)
+    return True
+
+
+def _is_in_transaction(connection: Connection) -> bool:
+    """Return whether SQLite has a transaction open; True for drivers that do not report it."""
+    return bool(getattr(connection.connection.driver_connection, "in_transaction", True))

@@ -16,10 +16,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from provider_trace_store.database.drivers import blames_a_row, constraint_of, sqlstate_of
 from provider_trace_store.database.names import quoted_table
 from provider_trace_store.errors import (
+    PoolerSettingError,
     ProviderTraceRejectedError,
     ProviderTraceStoreError,
     ProviderTraceUnavailableError,
     TableMissingError,
+    TransactionEndedError,
 )
 from provider_trace_store.writer.destination import Delivered, NotNowError, NotTogetherError, Refusal
 from provider_trace_store.writes.bulk import create_rows
@@ -81,10 +83,10 @@ class DatabaseDestination:
                 session.commit()
         except (NotNowError, _GrantedMeanwhileError):
             raise
-        except TableMissingError as error:
-            problem = NotNowError(type(error).__qualname__, f" ({error})")
-        except ProviderTraceUnavailableError as error:
-            problem = NotNowError(_without_id(error), may_be_the_row=error.sqlstate in _MAY_BE_THE_ROW)
+        except ProviderTraceStoreError as error:
+            problem = _problem_of(error)
+            if isinstance(error, TransactionEndedError) and error.is_refusal:
+                blamed = ProviderTraceRejectedError(error.trace_id)
         except (DBAPIError, PoolTimeoutError, OSError, MemoryError) as error:
             # An error of the commit, which is where deferred constraints are checked. Distributed engines report an
             # error of one of their nodes as an internal error, whatever its cause.
@@ -152,6 +154,15 @@ def _name_of(error: Exception) -> str:
     state = sqlstate_of(error)
     name = f"{type(error).__module__}.{type(error).__qualname__}"
     return f"{name} (SQLSTATE {state})" if state else name
+
+
+def _problem_of(error: ProviderTraceStoreError) -> NotNowError:
+    """Return what the package's error means for a batch: try again; the operator has to act on some errors."""
+    if isinstance(error, ProviderTraceUnavailableError):
+        return NotNowError(_without_id(error), may_be_the_row=error.sqlstate in _MAY_BE_THE_ROW)
+    if isinstance(error, TableMissingError | PoolerSettingError):
+        return NotNowError(type(error).__qualname__, f" ({error})")
+    return NotNowError(_name_of(error), may_be_the_row=not isinstance(error, TransactionEndedError))
 
 
 def _without_id(error: ProviderTraceUnavailableError) -> str:

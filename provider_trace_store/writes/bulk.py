@@ -20,7 +20,7 @@ from provider_trace_store.database.drivers import (
     may_be_duplicate,
     write_error,
 )
-from provider_trace_store.database.transactions import savepoint
+from provider_trace_store.database.transactions import ending_of, savepoint
 from provider_trace_store.errors import (
     ProviderTraceConflictError,
     ProviderTraceRejectedError,
@@ -96,6 +96,7 @@ def create_many(store: RowStore, maker: RowMaker, traces: Iterable[ProviderTrace
     Raises:
         ProviderTraceUnavailableError: the database could not store a chunk now.
         TableMissingError: the database has not been migrated.
+        TransactionEndedError: SQLite rolled the host's transaction back.
         TypeError: one of the traces is not a `ProviderTrace`.
     """
 
@@ -220,6 +221,8 @@ class _BulkWrite:
 
     def _recover(self, connection: Connection, rows: Sequence[Row], failure: Exception) -> None:
         """Store the rows that can be stored, after the statement for all of them failed."""
+        if ending := ending_of(failure, rows[0].trace_id, connection, self._store.kind.table):
+            raise ending
         if self._uses_copy and is_unsupported(failure):
             # Such as a table with row-level security: see "Notes" on PostgreSQL's page about COPY.
             self._uses_copy = False

@@ -37,6 +37,7 @@ def mark(session: Session, trace_id: str, *, organization_id: str, actor_id: str
         ProviderTraceRejectedError: the database refused the change, such as by a host's trigger.
         ProviderTraceUnavailableError: the database could not do it now.
         TableMissingError: the database has not been migrated.
+        TransactionEndedError: SQLite rolled the host's transaction back.
     """
     if text_problem(trace_id):
         return False

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from provider_trace_store.database.drivers import UNIQUE_VIOLATION, primary_key_of, write_error
-from provider_trace_store.database.transactions import guarded
+from provider_trace_store.database.transactions import ending_of, guarded
 from provider_trace_store.errors import (
     ProviderTraceConflictError,
     ProviderTraceRejectedError,
@@ -83,6 +83,7 @@ class RowStore:
             ProviderTraceRejectedError: the database refused the row.
             ProviderTraceUnavailableError: the database could not store it now.
             TableMissingError: the database has not been migrated.
+            TransactionEndedError: SQLite rolled the host's transaction back.
         """
         connection = self.connect(row.trace_id)
         try:
@@ -201,7 +202,9 @@ def connect(session: Session, kind: Kind, trace_id: str) -> Connection:
     try:
         return session.connection(bind_arguments={"mapper": kind.record})
     except (DBAPIError, PoolTimeoutError, OSError) as error:
-        failure = write_error(error, trace_id, None, kind.table)
+        caught = error
+    failure = ending_of(caught, trace_id, None, kind.table) or write_error(caught, trace_id, None, kind.table)
+    del caught  # as in `guarded`
     raise failure
 
 

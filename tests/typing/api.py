@@ -29,6 +29,7 @@ from provider_trace_store import (
     MetadataPage,
     MigrationError,
     MigrationLockError,
+    PoolerSettingError,
     ProviderTrace,
     ProviderTraceConflictError,
     ProviderTraceMetadata,
@@ -49,6 +50,7 @@ from provider_trace_store import (
     TracePage,
     TraceTooLargeError,
     TraceWriter,
+    TransactionEndedError,
     UnstorableTraceError,
     WriterClosedError,
     WriterStats,
@@ -288,14 +290,26 @@ def errors(repository: ProviderTraceRepository, trace: ProviderTrace) -> None:
     ]
     ours: list[type[ProviderTraceStoreError]] = [
         MigrationError,
+        PoolerSettingError,
         ProviderTraceConflictError,
         ProviderTraceRejectedError,
         ProviderTraceUnavailableError,
         TableMissingError,
+        TransactionEndedError,
         UnstorableTraceError,
         WriterClosedError,
     ]
     assert_type((values, of_migrations, ours)[0], list[type[ValueError]])
+
+
+def errors_of_the_session(repository: ProviderTraceRepository, trace: ProviderTrace) -> None:
+    try:
+        repository.create(trace)
+    except PoolerSettingError as error:
+        assert_type(error.sqlstate, str)
+    except TransactionEndedError as error:
+        assert_type(error.trace_id, str)
+        assert_type(error.is_refusal, bool)
 
 
 def groups_of_errors(repository: ProviderTraceRepository, trace: ProviderTrace) -> None:

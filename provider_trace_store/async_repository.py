@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import islice
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from provider_trace_store.database.transactions import HANDLED
 from provider_trace_store.reads.pages import MAX_LIMIT
 from provider_trace_store.repository import ProviderTraceRepository
 from provider_trace_store.tables.rows import DEFAULT_MAX_BODY_BYTES
@@ -127,7 +129,13 @@ class AsyncProviderTraceRepository:
     async def _run(
         self, method: Callable[_Parameters, _Result], *args: _Parameters.args, **kwargs: _Parameters.kwargs
     ) -> _Result:
-        return await self._session.run_sync(lambda _: method(*args, **kwargs))
+        if (handled := sys.exception()) is None:
+            return await self._session.run_sync(lambda _: method(*args, **kwargs))
+        token = HANDLED.set(handled)
+        try:
+            return await self._session.run_sync(lambda _: method(*args, **kwargs))
+        finally:
+            HANDLED.reset(token)
 
     async def _items(self, found: Iterator[ProviderTraceMetadata]) -> AsyncIterator[ProviderTraceMetadata]:
         # One switch to the synchronous session for each page that the iterator reads, not for each trace.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from provider_trace_store.database.drivers import errors_of, write_error
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 # PQTRANS_IDLE of libpq's PGTransactionStatusType. Written as a number, because importing psycopg fails without libpq,
 # which a host that only uses SQLite need not have.
 _PSYCOPG_IDLE: Final = 0
+
+# The exception whose handler awaits the package: `sys.exception()` does not show it to the greenlet of the call, but
+# Python chains it to the errors of the driver's coroutines.
+HANDLED: Final[ContextVar[BaseException | None]] = ContextVar("HANDLED", default=None)
 
 _Result = TypeVar("_Result")
 
@@ -68,9 +73,9 @@ def ending_of(error: Exception, trace_id: str, connection: Connection | None, *t
         The interruption (CancelledError, KeyboardInterrupt, SystemExit ...) that made a driver raise the error, a
         TransactionEndedError, or None if the transaction can go on.
     """
-    handled = sys.exception()
+    handled = sys.exception(), HANDLED.get()
     link: BaseException | None = error
-    while link is not None and link is not handled:
+    while link is not None and link not in handled:
         if not isinstance(link, Exception):
             return link
         link = link.__cause__ or link.__context__

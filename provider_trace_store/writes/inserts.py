@@ -21,7 +21,7 @@ from provider_trace_store.tables.moments import UtcDateTime
 from provider_trace_store.tables.types import ExactJSON
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from psycopg import AsyncConnection, AsyncCursor, Cursor
     from psycopg import Connection as PsycopgConnection
@@ -36,6 +36,9 @@ _TYPES: Final = ((ExactJSON, "bytea"), (String, "text"), (UtcDateTime, "timestam
 _Dumpers = tuple[tuple[str, type["Dumper"]], ...]
 # On an event loop, other tasks get a turn after this many bytes were encoded.
 _BYTES_A_TURN: Final = 2**17
+# The bytes of one `executemany` of asyncpg, and those that a row takes in it besides its values.
+_BYTES_AT_ONCE_FOR_ASYNCPG: Final = 2**17
+_BYTES_BESIDE_VALUES: Final = 2**9
 
 
 def insert_one(connection: Connection, kind: Kind, row: Row) -> int:
@@ -69,9 +72,11 @@ def insert_many(connection: Connection, kind: Kind, rows: Iterable[Row]) -> int:
     Raises:
         Exception: the driver's error, one of the classes that `drivers.errors_of` returns.
     """
-    parameters = [_parameters(kind, row) for row in rows]
+    # Made before the transaction begins in autocommit mode.
+    parts = [[_parameters(kind, row) for row in part] for part in _parts_for(connection, rows)]
     with one_transaction(connection):
-        return connection.execute(_insert(kind), parameters).rowcount
+        counts = [connection.execute(_insert(kind), part).rowcount for part in parts]
+    return -1 if -1 in counts else sum(counts)
 
 
 def can_copy(connection: Connection) -> bool:
@@ -113,6 +118,26 @@ class _Copy(NamedTuple):
     types: list[str]
     dumpers: _Dumpers
     rows: Iterable[Row]
+
+
+def _parts_for(connection: Connection, rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Split rows into the parts that the driver can send in one `executemany` and still be cancelled.
+
+    asyncpg fills four buffers of 32 KB at a time. If its task is cancelled between two fillings, it waits for ever: it
+    never sends the end of the message. Rows that fit into the buffers are sent at once.
+    """
+    if connection.dialect.driver != "asyncpg":
+        yield list(rows)
+        return
+    part: list[Row] = []
+    size = 0
+    for row in rows:
+        size += row.size + _BYTES_BESIDE_VALUES
+        if part and size > _BYTES_AT_ONCE_FOR_ASYNCPG:
+            yield part
+            part, size = [], row.size + _BYTES_BESIDE_VALUES
+        part.append(row)
+    yield part
 
 
 @cache

@@ -80,6 +80,9 @@ class WriterOptions:
         batch_rows: the most traces in one transaction, 1 to 1,000.
         batch_bytes: the most bytes in one transaction; one trace may always be sent, however large it is.
         batch_age: how long a trace waits for others to be sent with it, in seconds, 0 to 3,600.
+        transaction_timeout: how long one transaction may take, in seconds, 0.1 to 3,600. Then its connection is closed,
+            and the batch is tried again on another one. Does not bound the time of connecting, which the engine's
+            `connect_args={"connect_timeout": 10}` does, and does not apply to SQLite.
         max_retry_delay: the longest pause between two tries while the database is away, in seconds, 0.1 to 3,600.
         close_timeout: how long an exit of the process, SIGTERM and the end of a `with` block wait, in seconds, 0 to
             3,600.
@@ -108,6 +111,7 @@ class WriterOptions:
     batch_rows: int = _count(1000, high=1000)
     batch_bytes: int = _count(4 * _MIB)
     batch_age: float = _seconds(0.5)
+    transaction_timeout: float = _seconds(60.0, low=0.1)
     max_retry_delay: float = _seconds(10.0, low=0.1)
     close_timeout: float = _seconds(30.0)
     handle_sigterm: bool = True

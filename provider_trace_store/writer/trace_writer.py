@@ -177,7 +177,7 @@ class TraceWriter:
         spool = None
         if options.spool_path is not None:
             spool = Spool(options.spool_path, options.kind, max_bytes=options.max_spool_bytes, fsync=options.fsync)
-        destination = DatabaseDestination(self._new_session)
+        destination = DatabaseDestination(self._new_session, self._options.transaction_timeout)
         worker = Worker(options, state, spool, destination, telemetry=self._telemetry, log=log)
         return _Parts(spool, state, Intake(options, state, spool, log), worker)
 

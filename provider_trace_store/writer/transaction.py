@@ -6,6 +6,7 @@ narrowed down to the row that caused it. Both are decided by the error's class a
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Final
 
@@ -23,12 +24,13 @@ from provider_trace_store.errors import (
     TableMissingError,
     TransactionEndedError,
 )
+from provider_trace_store.writer.deadline import Deadline
 from provider_trace_store.writer.destination import Delivered, NotNowError, NotTogetherError, Refusal
 from provider_trace_store.writes.bulk import create_rows
 from provider_trace_store.writes.single import RowStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -54,10 +56,12 @@ class DatabaseDestination:
 
     Args:
         sessions: makes sessions, which are used one after the other.
+        timeout: how long a transaction may take, in seconds.
     """
 
-    def __init__(self, sessions: Callable[[], Session]) -> None:
+    def __init__(self, sessions: Callable[[], Session], timeout: float) -> None:
         self._sessions = sessions
+        self._timeout = timeout
 
     def deliver(self, kind: Kind, sources: Sequence[RowSource]) -> Delivered:
         """Store rows in a transaction of their own; see `Destination.deliver`."""
@@ -70,8 +74,9 @@ class DatabaseDestination:
     def _deliver(self, kind: Kind, sources: Sequence[RowSource], *, checks_privileges: bool) -> Delivered:
         refusals: list[Refusal] = []
         blamed: ProviderTraceStoreError | None = None
+        deadline = Deadline(self._timeout)
         try:
-            with self._session(kind) as session:
+            with self._session(kind, deadline) as session:
                 result = create_rows(
                     RowStore(session, kind),
                     sources,
@@ -101,16 +106,43 @@ class DatabaseDestination:
         # Outside of the handlers: the driver's error, which may repeat a payload, is not chained.
         if blamed is not None:
             raise NotTogetherError(blamed)
+        problem.may_be_the_row |= deadline.is_over
         raise problem
 
-    def _session(self, kind: Kind) -> Session:
+    @contextmanager
+    def _session(self, kind: Kind, deadline: Deadline) -> Iterator[Session]:
+        """Return a session that has a connection, and close that connection after an error.
+
+        The error may come from the state of the server's session, such as a default that made it read-only, or a
+        failed-over host: the next try needs another connection. SQLite's has no such state, and may be the database.
+        """
+        deadline.start()
+        try:
+            session = self._opened(kind, deadline)
+        except BaseException:
+            deadline.stop()
+            raise
+        is_sqlite = session.get_bind(kind.record).dialect.name == "sqlite"
+        try:
+            yield session
+        except BaseException as error:
+            deadline.stop()
+            if is_sqlite or (isinstance(error, DBAPIError) and blames_a_row(error)):
+                session.close()
+            else:
+                session.invalidate()
+            raise
+        deadline.stop()
+        session.close()
+
+    def _opened(self, kind: Kind, deadline: Deadline) -> Session:
         """Return a session that has a connection: a failure before that has nothing to do with the rows."""
         try:
             session = self._sessions()
             try:
                 if not session.in_transaction():
                     session.begin()
-                session.connection(bind_arguments={"mapper": kind.record})
+                deadline.watch(session.connection(bind_arguments={"mapper": kind.record}))
             except BaseException:
                 session.close()
                 raise

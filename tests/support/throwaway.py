@@ -159,6 +159,7 @@ class Wire:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._marker: bytes | None = None
         self._forward = False
+        self._vanished = 0
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._connections: list[threading.Thread] = []
         self._thread.start()
@@ -179,6 +180,10 @@ class Wire:
         """
         self._marker = marker
         self._forward = forward
+
+    def vanish(self) -> None:
+        """Drop every packet of the connections that are open now, in both directions, without an end of any."""
+        self._vanished += 1
 
     def close(self) -> None:
         """Refuse new connections."""
@@ -201,12 +206,15 @@ class Wire:
     def _carry(self, client: socket.socket) -> None:
         with client, _connected(self._target) as server:
             seen = b""
+            vanished = self._vanished
             while True:
                 for ready in select.select([client, server], [], [])[0]:
                     try:
                         data = ready.recv(65536)
                         if not data:
                             return
+                        if vanished != self._vanished:
+                            continue
                         if ready is server:
                             client.sendall(data)
                             continue

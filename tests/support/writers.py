@@ -29,7 +29,8 @@ NOWHERE: Final = "postgresql+psycopg://nobody:hunter2-secret@127.0.0.1:1/nothing
 def a_writer(database: Database, **options: Any) -> Iterator[TraceWriter]:
     """Return a writer on a database, with short pauses between retries; close it after the test."""
     defaults: dict[str, Any] = {"max_retry_delay": 0.1, "batch_age": 0.02, "handle_sigterm": False}
-    writer = TraceWriter(database.engine(), **(defaults | options))
+    bind = options.pop("bind", None) or database.engine()
+    writer = TraceWriter(bind, **(defaults | options))
     try:
         yield writer
     finally:

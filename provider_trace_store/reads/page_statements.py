@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from provider_trace_store.tables.kinds import Kind
 
 Order = Literal["newest", "oldest"]
+# The fields that `count_by` takes.
+CountField = Literal["agent_id", "call_type", "org_id", "source", "user_id"]
 
 DAY: Final = "day"
 

@@ -12,7 +12,7 @@ from provider_trace_store.reads import cursors, page_statements
 from provider_trace_store.reads.cursors import Position
 from provider_trace_store.reads.filters import selection_of
 from provider_trace_store.reads.lookups import metadata_of
-from provider_trace_store.reads.page_statements import DAY, Order, PageShape, Shape
+from provider_trace_store.reads.page_statements import DAY, CountField, Order, PageShape, Shape
 from provider_trace_store.schemas import MetadataPage, TracePage
 from provider_trace_store.tables import moments
 from provider_trace_store.tables.kinds import FULL, KIND_NAMED, KINDS, METADATA
@@ -34,8 +34,6 @@ MAX_LIMIT: Final = 1000
 # The limits that statements are made for; one row is added to see whether more follow. The limit is part of the
 # statement's text: with few limits there are few texts, which fit the caches of SQLAlchemy, drivers and servers.
 _LIMITS: Final = (10, 20, 50, 100, 200, 500, MAX_LIMIT)
-# The fields that `count_by` takes.
-_COUNTED: Final = ("agent_id", "call_type", "org_id", "source", "user_id")
 
 
 class Scan(NamedTuple):
@@ -121,7 +119,7 @@ class Pages:
         """
         return self._pages(_metadata_scan(selection, order))
 
-    def count_by(self, selection: Selection, field: str) -> dict[str | None, int]:
+    def count_by(self, selection: Selection, field: CountField) -> dict[str | None, int]:
         """Return the number of traces of a selection for each value of a field, largest number first.
 
         Args:
@@ -131,8 +129,8 @@ class Pages:
         Raises:
             InvalidFilterError: `field` is not one of these.
         """
-        if field not in _COUNTED:
-            raise InvalidFilterError("field", f"must be one of {', '.join(_COUNTED)}")
+        if field not in get_args(CountField):
+            raise InvalidFilterError("field", f"must be one of {', '.join(get_args(CountField))}")
         counts: Counter[str | None] = self._counts(selection, field)
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0] is None, item[0] or "")))
 

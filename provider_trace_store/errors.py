@@ -13,7 +13,7 @@ ProviderTraceStoreError
 │   ├── ProviderTraceConflictError  the id belongs to a stored trace with other content
 │   └── ProviderTraceRejectedError  the database refused the row; the same row will be refused again
 ├── ProviderTraceUnavailableError   the database could not store the trace now; a retry may succeed
-├── TraceDecodingError              a stored document is not readable JSON
+├── TraceDecodingError              a stored value is not readable: not JSON, not a date, not text
 ├── TableMissingError               the database has not been migrated
 ├── WriterClosedError               a trace was submitted to a closed writer
 └── MigrationError                  the tables cannot be migrated as they are
@@ -218,12 +218,23 @@ class ProviderTraceUnavailableError(ProviderTraceStoreError):
 
 
 class TraceDecodingError(ProviderTraceStoreError, ValueError):
-    """A stored document is not readable JSON; this package did not write it."""
+    """A stored value cannot be read: a document is not JSON, or a value is of another type than its column.
 
-    def __init__(self) -> None:
+    This package did not write it. A page lists the other traces, and has the id in `unreadable`.
+
+    Args:
+        trace_id: the trace; None if its id is not known, or is not text.
+        path: the field, such as `created_at`; None if it is not known.
+    """
+
+    def __init__(self, trace_id: str | None = None, path: str | None = None) -> None:
+        value = f"the {path}" if path else "a stored value"
         super().__init__(
-            "a stored document is not readable JSON, so this package did not write it: find and correct its row"
+            f"{value} of {trace_id or 'a trace'} is not readable, so this package did not write it: find and correct "
+            "its row with SQL"
         )
+        self.trace_id = trace_id
+        self.path = path
 
 
 class TableMissingError(ProviderTraceStoreError):

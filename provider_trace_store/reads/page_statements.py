@@ -135,7 +135,7 @@ def page(shape: PageShape) -> Select[Any]:
         branches.append(_undated_page(shape))
     # Each branch is a subquery: SQLite allows no LIMIT inside of a UNION.
     whole = union_all(*branches).subquery("page")
-    columns = (unconverted(whole.c[name]) for name in (*shape.columns, "stored_as"))
+    columns = (unconverted(whole.c[name], shape.where.dialect) for name in (*shape.columns, "stored_as"))
     # The order of the branches: PostgreSQL merges their scans and sorts nothing.
     order = _ordered(shape, whole.c.walked, whole.c.created_at, whole.c.id)
     return select(*columns).order_by(*order).limit(_ROWS)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import DataError
 
 from provider_trace_store.database.drivers import sqlstate_of
+from provider_trace_store.database.names import quoted_table
 from provider_trace_store.errors import TraceDecodingError
 from provider_trace_store.reads import statements
 from provider_trace_store.reads.decoding import Readable, log_unreadable, readable_metadata, whole_of
 from provider_trace_store.schemas import text_problem
 from provider_trace_store.tables.ids import lookup_for
-from provider_trace_store.tables.kinds import FULL
+from provider_trace_store.tables.kinds import FULL, KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from provider_trace_store.schemas import ProviderTrace, ProviderTraceMetadata
+    from provider_trace_store.tables.kinds import Kind
 
 
 class Reader:
@@ -45,6 +47,20 @@ class Reader:
     def dialect(self) -> str:
         """SQLAlchemy's name of the database."""
         return self.connection.dialect.name
+
+    @property
+    def partitioned(self) -> tuple[Kind, ...]:
+        """The tables that are partitioned; each connection asks once."""
+        if self.dialect != "postgresql":
+            return ()
+        connection = self.connection
+        places: dict[str, str] = {kind.name: quoted_table(connection, kind.table) for kind in KINDS}
+        key = f"{__name__}.partitioned.{places}"
+        if key not in connection.info:
+            names = set(connection.scalars(statements.partitioned(), places))
+            connection.info[key] = tuple(kind for kind in KINDS if kind.name in names)
+        found: tuple[Kind, ...] = connection.info[key]
+        return found
 
     def execute(self, statement: Select[Any], **parameters: Any) -> Result[Any]:  # noqa: ANN401  (of the types of the statement's columns)
         """Execute a statement, whose parameter `:organization_id` is set to the organization.

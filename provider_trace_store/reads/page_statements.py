@@ -3,7 +3,7 @@
 PostgreSQL's statistics must not decide which index a page scans: a table that grows fast has no current statistics, the
 generic plan of a prepared statement ignores them, and they do not tell that a tenant has written nothing for a year. A
 page scans an index in the index's order, from one bound on, and stops after its limit. The index is the one of
-`(organization_id, created_at, id)`, or the one of `(agent_id, created_at)` if the page is of one agent. Three rules
+`(organization_id, created_at, id)`, or the one of `(agent_id, created_at)` if the page is of one agent. Four rules
 make the planner choose it:
 
 - The bound is a comparison of rows, and both the comparison and ORDER BY start with the index's first column. With
@@ -13,6 +13,9 @@ make the planner choose it:
 - The other end of the range is a sentinel, not a condition: the statement accepts every row beyond that end, so that
   the LIMIT stops the scan there. The outer statement removes these rows. With a condition, PostgreSQL would read on up
   to the tenant's last row.
+- Of a partitioned table, PostgreSQL reads only the partitions that plain conditions on the date leave. There the two
+  ends of the range, and the date of the cursor, are conditions, too. They do not end a scan before its partition ends,
+  which is no more than the tenant's rows of one partition.
 - A page of a step or of a run scans the index of that column and sorts the rows that it finds. All other conditions
   are written as expressions that no index has.
 """
@@ -78,12 +81,14 @@ class Shape(NamedTuple):
             `agent_tags`; 0 for no such condition.
         has_undated: whether rows without a date match, too; only `provider_traces` of an adopted database may have
             such rows.
+        partitioned: the tables that are partitioned.
     """
 
     dialect: str
     texts: tuple[str, ...] = ()
     needles: int = 0
     has_undated: bool = True
+    partitioned: tuple[Kind, ...] = ()
 
     @property
     def is_sqlite(self) -> bool:
@@ -178,7 +183,9 @@ def _scanned_page(shape: PageShape, kind: Kind) -> Select[Any]:
     is_sentinel = _unindexed(created_at) < since if is_newest else _unindexed(created_at) >= until
     is_in_index_range = first >= value if is_newest else first <= value
     matches = and_(_is_of_tenant_unindexed(kind), *_meets_filters(where, kind))
-    statement = _page_of(shape, kind, created_at).where(begin, is_in_index_range, or_(matches, is_sentinel))
+    statement = _page_of(shape, kind, created_at).where(
+        begin, is_in_index_range, or_(matches, is_sentinel), *_leaves_partitions(shape, kind)
+    )
     scan = statement.order_by(*_ordered(shape, first, created_at, trace_id)).subquery("p")
     is_beyond_range = scan.c.created_at < since if is_newest else scan.c.created_at >= until
     # PostgreSQL estimates that `IS NOT TRUE` keeps most rows, so with the LIMIT it merges the two index scans; with a
@@ -191,7 +198,10 @@ def _sorted_page(shape: PageShape, kind: Kind) -> Select[Any]:
     where = shape.where
     created_at, trace_id = _unindexed(_column(kind, "created_at")), _column(kind, "id")
     statement = _page_of(shape, kind, _column(kind, "created_at")).where(
-        _is_of_tenant(where, kind), *_is_between(where, kind), *_meets_filters(where, kind)
+        _is_of_tenant(where, kind),
+        *_is_between(where, kind),
+        *_meets_filters(where, kind),
+        *_leaves_partitions(shape, kind),
     )
     if shape.has_cursor:
         after = tuple_(moments.parameter("after_at", where.dialect), _AFTER_ID)
@@ -259,6 +269,19 @@ def _is_between(where: Shape, kind: Kind) -> Iterator[ColumnElement[bool]]:
         created_at = _unindexed(created_at)
     yield created_at >= moments.parameter("since", where.dialect)
     yield created_at < moments.parameter("until", where.dialect)
+
+
+def _leaves_partitions(shape: PageShape, kind: Kind) -> Iterator[ColumnElement[bool]]:
+    """Yield conditions that exclude partitions, and no row that the other conditions leave, for a partitioned table."""
+    where = shape.where
+    if kind not in where.partitioned:
+        return
+    created_at = _column(kind, "created_at")
+    yield created_at >= moments.parameter("since", where.dialect)
+    yield created_at < moments.parameter("until", where.dialect)
+    if shape.has_cursor:
+        after_at = moments.parameter("after_at", where.dialect)
+        yield created_at <= after_at if shape.order == "newest" else created_at >= after_at
 
 
 def _unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:

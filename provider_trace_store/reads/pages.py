@@ -217,6 +217,7 @@ class Pages:
             tuple(name for name, _ in selection.texts),
             len(needles),
             selection.has_undated,
+            self._reader.partitioned,
         )
         parameters: dict[str, Any] = dict(selection.texts)
         parameters |= {f"needle_{number}": needle for number, needle in enumerate(needles)}

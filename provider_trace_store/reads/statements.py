@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import String, Text, bindparam, cast, false, literal_column, select, type_coerce, union_all
+from sqlalchemy import String, Text, bindparam, cast, false, literal_column, select, text, type_coerce, union_all
 from sqlalchemy.types import NullType
 
 from provider_trace_store.tables.ids import is_among
@@ -16,7 +16,7 @@ from provider_trace_store.tables.types import ExactJSON
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from sqlalchemy import ColumnElement, Select
+    from sqlalchemy import ColumnElement, Select, TextClause
 
     from provider_trace_store.tables.ids import Lookup
     from provider_trace_store.tables.kinds import Kind
@@ -78,6 +78,15 @@ def by_step_id(dialect: str) -> Select[Any]:
 def newest_by_step_id(dialect: str) -> Select[Any]:
     """Return the statement that selects the newest full trace of `:step_id`; argument as for `by_id`."""
     return _newest(_of_step(dialect), FULL)
+
+
+@cache
+def partitioned() -> TextClause:
+    """Return the statement that selects those of the names `:full` and `:metadata` that are partitioned tables."""
+    return text(
+        "SELECT given.name FROM (VALUES ('full', CAST(:full AS text)), ('metadata', CAST(:metadata AS text)))"
+        " AS given (name, place) JOIN pg_class ON pg_class.oid = to_regclass(given.place) WHERE relkind = 'p'"
+    )
 
 
 def stored_as(kind: Kind) -> ColumnElement[str]:

@@ -47,6 +47,7 @@ from sqlalchemy import (
 from provider_trace_store.reads.statements import stored_as, unconverted
 from provider_trace_store.tables import moments
 from provider_trace_store.tables.kinds import FULL, KINDS, METADATA
+from provider_trace_store.tables.moments import UtcDateTime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,6 +68,11 @@ _ORGANIZATION: Final = bindparam("organization_id", type_=String)
 _AFTER_ID: Final = bindparam("after_id", type_=String)
 # A number in the statement's text: for a parameter the planner assumes a tenth of the table.
 _ROWS: Final = bindparam("rows", type_=Integer, literal_execute=True)
+# The range of a statement on a partitioned table, and the date of its cursor: values in the text, too. To make the
+# generic plan of a prepared statement, PostgreSQL would lock each partition.
+_FROM: Final = bindparam("from_literal", type_=UtcDateTime, literal_execute=True)
+_TO: Final = bindparam("to_literal", type_=UtcDateTime, literal_execute=True)
+_PASSED: Final = bindparam("passed_literal", type_=UtcDateTime, literal_execute=True)
 # Columns of which few rows share a value; each has an index.
 _KEYS: Final = frozenset({"run_id", "step_id"})
 
@@ -157,7 +163,10 @@ def counts(where: Shape, field: str) -> Select[Any]:
         where: the conditions.
         field: the field; DAY for the day of `created_at`, in UTC.
     """
-    metadata, full = (_values(where, kind, field).where(*_is_between(where, kind)) for kind in (METADATA, FULL))
+    metadata, full = (
+        _values(where, kind, field).where(*_is_between(where, kind), *_leaves_partitions(where, kind))
+        for kind in (METADATA, FULL)
+    )
     branches = [metadata.where(_has_no_twin(where)), full]
     if where.has_undated:
         branches.append(_values(where, FULL, field, is_dated=False).where(_has_no_date()))
@@ -184,7 +193,7 @@ def _scanned_page(shape: PageShape, kind: Kind) -> Select[Any]:
     is_in_index_range = first >= value if is_newest else first <= value
     matches = and_(_is_of_tenant_unindexed(kind), *_meets_filters(where, kind))
     statement = _page_of(shape, kind, created_at).where(
-        begin, is_in_index_range, or_(matches, is_sentinel), *_leaves_partitions(shape, kind)
+        begin, is_in_index_range, or_(matches, is_sentinel), *_leaves_partitions_of_page(shape, kind)
     )
     scan = statement.order_by(*_ordered(shape, first, created_at, trace_id)).subquery("p")
     is_beyond_range = scan.c.created_at < since if is_newest else scan.c.created_at >= until
@@ -201,7 +210,7 @@ def _sorted_page(shape: PageShape, kind: Kind) -> Select[Any]:
         _is_of_tenant(where, kind),
         *_is_between(where, kind),
         *_meets_filters(where, kind),
-        *_leaves_partitions(shape, kind),
+        *_leaves_partitions_of_page(shape, kind),
     )
     if shape.has_cursor:
         after = tuple_(moments.parameter("after_at", where.dialect), _AFTER_ID)
@@ -271,17 +280,18 @@ def _is_between(where: Shape, kind: Kind) -> Iterator[ColumnElement[bool]]:
     yield created_at < moments.parameter("until", where.dialect)
 
 
-def _leaves_partitions(shape: PageShape, kind: Kind) -> Iterator[ColumnElement[bool]]:
+def _leaves_partitions_of_page(shape: PageShape, kind: Kind) -> Iterator[ColumnElement[bool]]:
+    yield from _leaves_partitions(shape.where, kind)
+    if shape.has_cursor and kind in shape.where.partitioned:
+        created_at = _column(kind, "created_at")
+        yield created_at <= _PASSED if shape.order == "newest" else created_at >= _PASSED
+
+
+def _leaves_partitions(where: Shape, kind: Kind) -> Iterator[ColumnElement[bool]]:
     """Yield conditions that exclude partitions, and no row that the other conditions leave, for a partitioned table."""
-    where = shape.where
-    if kind not in where.partitioned:
-        return
-    created_at = _column(kind, "created_at")
-    yield created_at >= moments.parameter("since", where.dialect)
-    yield created_at < moments.parameter("until", where.dialect)
-    if shape.has_cursor:
-        after_at = moments.parameter("after_at", where.dialect)
-        yield created_at <= after_at if shape.order == "newest" else created_at >= after_at
+    if kind in where.partitioned:
+        yield _column(kind, "created_at") >= _FROM
+        yield _column(kind, "created_at") < _TO
 
 
 def _unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:

@@ -197,6 +197,8 @@ class Pages:
                 has_cursor=True,
                 has_undated_cursor=side == 0,
             )
+            if where.partitioned:
+                parameters["passed_literal"] = after.stored_at
             parameters |= {"after_at": moments.bound(after.stored_at, where.dialect), "after_id": after.trace_id}
         return self._reader.execute(page_statements.page(shape), rows=rows, **parameters).all()
 
@@ -223,6 +225,8 @@ class Pages:
         parameters |= {f"needle_{number}": needle for number, needle in enumerate(needles)}
         for name, moment in (("since", selection.since), ("until", selection.until)):
             parameters[name] = moments.bound_first(moment, where.dialect)
+        if where.partitioned:
+            parameters |= {"from_literal": selection.since, "to_literal": selection.until}
         return where, parameters
 
 

@@ -76,6 +76,13 @@ def test_a_page_touches_the_partitions_of_its_range_only(postgres: Database) -> 
         repository.count_by("source", since=since, until=until)
         assert (session.scalar(LOCKED) or 0) <= 3
         session.commit()
+        # A statement that psycopg prepared, and for which the server considers a generic plan.
+        for _ in range(12):
+            repository.list_metadata(since=since, until=until)
+            repository.list_metadata(since=since, until=until, run_id="run-1")
+            repository.count_by_day(since=since, until=until)
+            assert (session.scalar(LOCKED) or 0) <= 3
+            session.commit()
         # Without a range, a cursor bounds one side.
         newest = repository.list_metadata(limit=4)
         session.commit()

@@ -122,6 +122,8 @@ class PageShape(NamedTuple):
         kinds: the tables to read.
         has_cursor: whether the page starts after the row with the date `:after_at` and the id `:after_id`.
         has_undated_cursor: whether that row is sorted among the rows without a date.
+        has_text_moments: whether `updated_at` comes as text in the form of ISO 8601: PostgreSQL has dates that Python
+            has not, and a driver fails for the whole result if it must return one.
     """
 
     where: Shape
@@ -130,6 +132,7 @@ class PageShape(NamedTuple):
     kinds: tuple[Kind, ...]
     has_cursor: bool = False
     has_undated_cursor: bool = False
+    has_text_moments: bool = False
 
 
 @lru_cache(maxsize=256)
@@ -146,7 +149,10 @@ def page(shape: PageShape) -> Select[Any]:
         branches.append(_undated_page(shape))
     # Each branch is a subquery: SQLite allows no LIMIT inside of a UNION.
     whole = union_all(*branches).subquery("page")
-    columns = (unconverted(whole.c[name], shape.where.dialect) for name in (*shape.columns, "stored_as"))
+    columns = [unconverted(whole.c[name], shape.where.dialect) for name in (*shape.columns, "stored_as")]
+    if shape.has_text_moments:
+        place = shape.columns.index("updated_at")
+        columns[place] = func.to_json(whole.c.updated_at).op("#>>")(literal_column("'{}'"))
     # The order of the branches: PostgreSQL merges their scans and sorts nothing.
     order = _ordered(shape, whole.c.walked, whole.c.created_at, whole.c.id)
     return select(*columns).order_by(*order).limit(_ROWS)

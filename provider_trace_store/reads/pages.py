@@ -6,7 +6,10 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
+from sqlalchemy.exc import DataError
+
 from provider_trace_store.codec import decode, encode
+from provider_trace_store.database.drivers import sqlstate_of
 from provider_trace_store.errors import InvalidCursorError, InvalidFilterError, InvalidLimitError, TraceDecodingError
 from provider_trace_store.reads import cursors, page_statements
 from provider_trace_store.reads.cursors import Position
@@ -200,6 +203,12 @@ class Pages:
             if where.partitioned:
                 parameters["passed_literal"] = after.stored_at
             parameters |= {"after_at": moments.bound(after.stored_at, where.dialect), "after_id": after.trace_id}
+        try:
+            return self._reader.execute(page_statements.page(shape), rows=rows, **parameters).all()
+        except (DataError, OverflowError) as error:
+            if sqlstate_of(error) is not None or where.is_sqlite or "updated_at" not in scan.columns:
+                raise
+        shape = shape._replace(has_text_moments=True)
         return self._reader.execute(page_statements.page(shape), rows=rows, **parameters).all()
 
     def _counts(self, selection: Selection, field: str) -> Counter[Any]:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from sqlalchemy import bindparam, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from provider_trace_store import ProviderTraceRepository, TraceDecodingError
+from provider_trace_store import AsyncProviderTraceRepository, ProviderTraceRepository, TraceDecodingError
 from tests.support.batches import assert_keeps_the_secret
 from tests.support.constants import MOMENT, ORG, SECRET, TABLES
 from tests.support.traces import a_batch, a_trace, trace_id
@@ -138,3 +139,23 @@ def test_a_document_that_python_cannot_read_is_an_error_with_the_id(postgres: Da
         assert len(repository.list_by_step_id("s")) == 2
         assert repository.list_by_run_id("r").unreadable == (trace_id(BAD),)
         assert len(repository.list_metadata(since=MOMENT - timedelta(days=1)).items) == 3
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+@pytest.mark.parametrize("value", ["infinity", "-infinity", "294276-01-01", "0044-03-15 BC"])
+async def test_an_update_at_a_date_that_only_postgresql_has_costs_its_own_row_only(
+    postgres: Database, value: str, driver: str
+) -> None:
+    with Session(postgres.engine()) as session:
+        ProviderTraceRepository(session, organization_id=ORG, metadata_only=True).create_many(a_batch(5))
+        session.commit()
+    spoil(postgres, "provider_trace_metadata", "updated_at", value)
+    engine = create_async_engine(postgres.url.set(drivername=f"postgresql+{driver}"))
+    async with AsyncSession(engine) as asynchronous:
+        repository = AsyncProviderTraceRepository(asynchronous, organization_id=ORG)
+        page = await repository.list_metadata()
+        # asyncpg returns its largest and smallest date for the infinities.
+        is_read = driver == "asyncpg" and "infinity" in value
+        assert (len(page.items), page.unreadable) == ((5, ()) if is_read else (4, (trace_id(BAD),)))
+        assert len([trace async for trace in repository.iter_metadata()]) == len(page.items)
+    await engine.dispose()

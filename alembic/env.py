@@ -19,6 +19,7 @@ from provider_trace_store.errors import MigrationError
 from provider_trace_store.migrations.autogenerate import VERSION_TABLE, compare_filters, schema_metadata
 from provider_trace_store.migrations.locking import DEFAULT_LOCK_TIMEOUT, migration_transaction, offline_preamble
 from provider_trace_store.migrations.placement import check_placement
+from provider_trace_store.migrations.sqlite_file import usable_file
 from provider_trace_store.settings import StoreSettings, psycopg_url
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def run_online() -> None:
     timeout = lock_timeout()
     engine = create_engine(database_url(), poolclass=NullPool)
     try:
-        with engine.connect() as connection, migration_transaction(connection, timeout):
+        with usable_file(engine.url), engine.connect() as connection, migration_transaction(connection, timeout):
             run_on(connection, schema, drop_data=options().get("drop-data") == "yes")
     except MigrationError as error:
         raise CommandError(str(error)) from None

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from sqlalchemy.ext.asyncio import async_scoped_session
+
+from provider_trace_store.database.sessions import checked_async_session
 from provider_trace_store.database.transactions import HANDLED
 from provider_trace_store.reads.pages import MAX_LIMIT
 from provider_trace_store.repository import ProviderTraceRepository
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from provider_trace_store.reads.filters import TraceFilters
-    from provider_trace_store.reads.page_statements import Order
+    from provider_trace_store.reads.page_statements import CountField, Order
     from provider_trace_store.schemas import MetadataPage, ProviderTrace, ProviderTraceMetadata, TracePage
     from provider_trace_store.writes.bulk import BulkResult
 
@@ -33,7 +37,8 @@ class AsyncProviderTraceRepository:
     It has the methods of `ProviderTraceRepository`, with `await`, and runs them by `AsyncSession.run_sync`.
 
     Args:
-        session: the host's session; for its binds see `ProviderTraceRepository`.
+        session: the host's session; with an `async_scoped_session`, each call uses the session of its scope. For its
+            binds see `ProviderTraceRepository`.
         organization_id: as in `ProviderTraceRepository`.
         actor_id: as in `ProviderTraceRepository`.
         metadata_only: as in `ProviderTraceRepository`.
@@ -42,25 +47,33 @@ class AsyncProviderTraceRepository:
     Raises:
         InvalidIdentifierError: `organization_id` or `actor_id` is not text that a column can store.
         InvalidLimitError: `max_body_bytes` is out of its range.
+        TypeError: `session` is not a session, but for example an engine or an `async_sessionmaker`.
     """
 
     def __init__(
         self,
-        session: AsyncSession,
+        session: AsyncSession | async_scoped_session[Any],
         *,
         organization_id: str,
         actor_id: str | None = None,
         metadata_only: bool = False,
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     ) -> None:
-        self._session = session
-        self._repository = ProviderTraceRepository(
-            session.sync_session,
+        self._session = checked_async_session(session)
+        self._make = partial(
+            ProviderTraceRepository,
             organization_id=organization_id,
             actor_id=actor_id,
             metadata_only=metadata_only,
             max_body_bytes=max_body_bytes,
         )
+        self._made = self._make(self._session().sync_session)
+        self._is_scoped = isinstance(session, async_scoped_session)
+
+    @property
+    def _repository(self) -> ProviderTraceRepository:
+        """The synchronous repository; for a scoped session, one of the session that the current scope has."""
+        return self._make(self._session().sync_session) if self._is_scoped else self._made
 
     async def create(self, trace: ProviderTrace) -> ProviderTrace | ProviderTraceMetadata:
         """Store a trace and return it as it is stored; see `ProviderTraceRepository.create`."""
@@ -118,7 +131,7 @@ class AsyncProviderTraceRepository:
         """
         return self._items(self._repository.iter_metadata(order=order, **filters))
 
-    async def count_by(self, field: str, **filters: Unpack[TraceFilters]) -> dict[str | None, int]:
+    async def count_by(self, field: CountField, **filters: Unpack[TraceFilters]) -> dict[str | None, int]:
         """Return the number of traces for each value of a field; see `ProviderTraceRepository.count_by`."""
         return await self._run(self._repository.count_by, field, **filters)
 
@@ -130,10 +143,10 @@ class AsyncProviderTraceRepository:
         self, method: Callable[_Parameters, _Result], *args: _Parameters.args, **kwargs: _Parameters.kwargs
     ) -> _Result:
         if (handled := sys.exception()) is None:
-            return await self._session.run_sync(lambda _: method(*args, **kwargs))
+            return await self._session().run_sync(lambda _: method(*args, **kwargs))
         token = HANDLED.set(handled)
         try:
-            return await self._session.run_sync(lambda _: method(*args, **kwargs))
+            return await self._session().run_sync(lambda _: method(*args, **kwargs))
         finally:
             HANDLED.reset(token)
 

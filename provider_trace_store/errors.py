@@ -15,7 +15,7 @@ ProviderTraceStoreError
 ├── ProviderTraceUnavailableError   the database could not store the trace now; a retry may succeed
 ├── PoolerSettingError              a connection pooler mixes up prepared statements: change the engine
 ├── TransactionEndedError           SQLite rolled the host's transaction back: do all of it again
-├── TraceDecodingError              a stored document is not readable JSON
+├── TraceDecodingError              a stored value is not readable: not JSON, not a date, not text
 ├── TableMissingError               the database has not been migrated
 ├── WriterClosedError               a trace was submitted to a closed writer
 └── MigrationError                  the tables cannot be migrated as they are
@@ -266,12 +266,23 @@ class TransactionEndedError(ProviderTraceStoreError):
 
 
 class TraceDecodingError(ProviderTraceStoreError, ValueError):
-    """A stored document is not readable JSON, or has too many digits; this package did not write it."""
+    """A stored value cannot be read: a document is not JSON, or a value is of another type than its column.
 
-    def __init__(self) -> None:
+    This package did not write it. A page lists the other traces, and has the id in `unreadable`.
+
+    Args:
+        trace_id: the trace; None if its id is not known, or is not text.
+        path: the field, such as `created_at`; None if it is not known.
+    """
+
+    def __init__(self, trace_id: str | None = None, path: str | None = None) -> None:
+        value = f"the {path}" if path else "a stored value"
         super().__init__(
-            "a stored document is not readable JSON, so this package did not write it: find and correct its row"
+            f"{value} of {named(trace_id) if trace_id else 'a trace'} is not readable, so this package did not write it: "
+            "find and correct its row with SQL"
         )
+        self.trace_id = trace_id
+        self.path = path
 
 
 class TableMissingError(ProviderTraceStoreError):

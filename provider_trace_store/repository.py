@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from provider_trace_store.database.sessions import checked_session
 from provider_trace_store.reads.filters import selection_of
 from provider_trace_store.reads.lookups import Reader
 from provider_trace_store.reads.pages import Pages
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
     from datetime import date
     from typing import Unpack
 
-    from sqlalchemy.orm import Session
+    from sqlalchemy.orm import Session, scoped_session
 
     from provider_trace_store.reads.filters import TraceFilters
-    from provider_trace_store.reads.page_statements import Order
+    from provider_trace_store.reads.page_statements import CountField, Order
     from provider_trace_store.schemas import MetadataPage, ProviderTrace, ProviderTraceMetadata, TracePage
 
 
@@ -33,8 +34,8 @@ class ProviderTraceRepository:
     or interrupted closes the session's connection: roll back.
 
     Args:
-        session: the host's session. If it has several binds, the repository uses the bind of the package's tables;
-            both tables are in one database.
+        session: the host's session; with a `scoped_session`, each call uses the session of its scope. If it has
+            several binds, the repository uses the bind of the package's tables; both tables are in one database.
         organization_id: the tenant that owns the rows that are written and read; text of 1 to 1,024 bytes. No method
             reads or changes the rows of another tenant.
         actor_id: the actor of the writes: the default of `created_by_id` and `last_updated_by_id`.
@@ -47,17 +48,19 @@ class ProviderTraceRepository:
     Raises:
         InvalidIdentifierError: `organization_id` or `actor_id` is not text that a column can store.
         InvalidLimitError: `max_body_bytes` is out of its range.
+        TypeError: `session` is not a session, but for example an engine or a `sessionmaker`.
     """
 
     def __init__(
         self,
-        session: Session,
+        session: Session | scoped_session[Any],
         *,
         organization_id: str,
         actor_id: str | None = None,
         metadata_only: bool = False,
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     ) -> None:
+        session = checked_session(session)
         self._kind = kind_for(metadata_only=metadata_only)
         self._rows = RowMaker(self._kind.layout, organization_id, actor_id, max_body_bytes)
         self._session = session
@@ -255,7 +258,7 @@ class ProviderTraceRepository:
         """
         return chain.from_iterable(self._pages.iter_metadata(selection_of(**filters), order))
 
-    def count_by(self, field: str, **filters: Unpack[TraceFilters]) -> dict[str | None, int]:
+    def count_by(self, field: CountField, **filters: Unpack[TraceFilters]) -> dict[str | None, int]:
         """Return the number of traces for each value of a field.
 
         The call reads the metadata of every trace that it counts: limit the range of dates.

@@ -262,10 +262,13 @@ class MetadataPage:
     Args:
         items: the metadata of the page's traces, in order; at most `limit` of them.
         next_cursor: the `cursor` of the next page; None on the last page.
+        unreadable: the ids of the page's traces that are not in `items`, because a value of their row cannot be read;
+            another program wrote it. `get_metadata` and `get` raise TraceDecodingError for these ids.
     """
 
     items: tuple[ProviderTraceMetadata, ...]
     next_cursor: str | None
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +278,10 @@ class TracePage:
     Args:
         items: the page's traces, in order; at most `limit` of them.
         next_cursor: the `cursor` of the next page; None on the last page.
+        unreadable: the ids of the page's traces that are not in `items`, because a value of their row cannot be read;
+            another program wrote it. `get_metadata` and `get` raise TraceDecodingError for these ids.
     """
 
     items: tuple[ProviderTrace, ...]
     next_cursor: str | None
+    unreadable: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Final, cast
 
 import pytest
@@ -146,6 +146,17 @@ async def every_database(pytestconfig: pytest.Config, databases: Databases) -> A
     names = [*_sqlite(pytestconfig), *_servers(pytestconfig, marks), *_behind_pgbouncer(pytestconfig, marks)]
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(databases.make(name, migrated=True)) for name in names]
+
+
+@pytest.fixture
+def bouncer(request: pytest.FixtureRequest, pytestconfig: pytest.Config, postgres: Database) -> Iterator[Database]:
+    """Return the database of `postgres` behind a PgBouncer of its own, in the mode that the parameter names."""
+    found = pytestconfig.stash[PGBOUNCER]
+    if found is None:
+        pytest.skip("PgBouncer is not installed")
+    with ExitStack() as stack:
+        made = pgbouncer.PgBouncer(found.binary, found.version, found.server, mode=request.param)
+        yield made.database(postgres.url, stack)
 
 
 @pytest.fixture(params=["sync", "async"])

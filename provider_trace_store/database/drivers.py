@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import inspect
@@ -164,7 +165,8 @@ def _missing_table(
     # SQLite reports a missing table with the same code as other errors of a statement, so look.
     if connection is None or not (is_undefined or connection.dialect.name == "sqlite"):
         return None
-    if isinstance(error, IntegrityError):
+    # A file that is not readable, or not a database, would make the inspection fail, too.
+    if isinstance(error, IntegrityError) or sqlite_code(error) not in {None, sqlite3.SQLITE_ERROR}:
         return None
     inspector = inspect(connection)
     missing = [

@@ -132,7 +132,8 @@ def one_transaction(connection: Connection) -> Iterator[None]:
     if not in_autocommit(connection):
         yield
         return
-    connection.exec_driver_sql("BEGIN")
+    # SQLite refuses at once, without waiting, to turn a transaction that has read into one that writes.
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.dialect.name == "sqlite" else "BEGIN")
     try:
         yield
         connection.exec_driver_sql("COMMIT")

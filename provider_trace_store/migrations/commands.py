@@ -13,6 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from provider_trace_store.migrations.autogenerate import VERSION_TABLE
 from provider_trace_store.migrations.locking import DEFAULT_LOCK_TIMEOUT, migration_transaction
 from provider_trace_store.migrations.placement import check_placement
+from provider_trace_store.migrations.sqlite_file import usable_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -99,7 +100,8 @@ def current(connection: Connection, *, schema: str | None = None) -> str | None:
     schema = schema or _translated_schema(connection)
     check_placement(connection, schema)
     options = {"version_table": VERSION_TABLE, "version_table_schema": schema}
-    return MigrationContext.configure(connection, opts=options).get_current_revision()
+    with usable_file(connection.engine.url):
+        return MigrationContext.configure(connection, opts=options).get_current_revision()
 
 
 def scripts_config() -> Config:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from provider_trace_store.database.drivers import sqlite_code, sqlstate_of
 from provider_trace_store.database.transactions import begin_on_sqlite, in_autocommit
 from provider_trace_store.errors import MigrationError, MigrationLockError
+from provider_trace_store.migrations.sqlite_file import check_version, usable_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,16 +51,17 @@ def migration_transaction(connection: Connection, lock_timeout: float) -> Iterat
 
     Raises:
         MigrationLockError: a table lock could not be acquired within `lock_timeout`.
-        MigrationError: the connection is in autocommit mode.
+        MigrationError: the connection is in autocommit mode, or SQLite cannot use the file, or is too old.
     """
     joined = connection.in_transaction()
     try:
-        with nullcontext() if joined else connection.begin():
+        with usable_file(connection.engine.url), nullcontext() if joined else connection.begin():
             if in_autocommit(connection):
                 raise MigrationError(
                     "the connection is in autocommit mode, in which a migration could stop half-way; nothing was "
                     "changed: pass a connection of an engine that begins transactions"
                 )
+            check_version(connection)
             _wait_for_sqlite(connection)
             with connection.begin_nested() if joined else nullcontext():
                 previous = _lock(connection, lock_timeout, joined=joined)

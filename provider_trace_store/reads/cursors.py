@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
 from provider_trace_store.errors import InvalidCursorError
-from provider_trace_store.schemas import ID_PREFIX, text_problem
-from provider_trace_store.tables.moments import moment_of
+from provider_trace_store.schemas import EARLIEST, ID_PREFIX, LATEST, text_problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,9 +91,10 @@ def _position(cursor: object, query: Sequence[str | None]) -> Position:
     if flags & _IS_TEXT:
         size = int.from_bytes(start, "big")
         stored_at, rest = rest[:size].decode(), rest[size:]
-        moment_of(stored_at)  # ValueError if it is not a date
     else:
         stored_at = _EPOCH + int.from_bytes(start, "big", signed=True) * _MICROSECOND
+        if not EARLIEST <= stored_at <= LATEST:
+            raise ValueError
     position = Position(stored_at, f"{ID_PREFIX}{UUID(bytes=rest)}" if flags & _IS_UUID else rest.decode())
     if any(text_problem(part, _MAX_BYTES) for part in position if isinstance(part, str)):
         raise ValueError

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from provider_trace_store.codec import decode
+from sqlalchemy.exc import DataError
+
+from provider_trace_store.database.drivers import sqlstate_of
+from provider_trace_store.database.names import quoted_table
+from provider_trace_store.errors import TraceDecodingError
 from provider_trace_store.reads import statements
-from provider_trace_store.schemas import STORED_AS_KEY, ProviderTrace, ProviderTraceMetadata, text_problem
+from provider_trace_store.reads.decoding import Readable, log_unreadable, readable_metadata, whole_of
+from provider_trace_store.schemas import text_problem
 from provider_trace_store.tables.ids import lookup_for
-from provider_trace_store.tables.kinds import FULL
-from provider_trace_store.tables.moments import NO_DATE, moment_of
+from provider_trace_store.tables.kinds import FULL, KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from sqlalchemy import Connection, Result, Select
+    from sqlalchemy import Connection, Result, Row, Select
     from sqlalchemy.orm import Session
 
-_Trace = TypeVar("_Trace", ProviderTrace, ProviderTraceMetadata)
-
-# Sets an attribute without Pydantic's validation.
-_set: Final = object.__setattr__
+    from provider_trace_store.schemas import ProviderTrace, ProviderTraceMetadata
+    from provider_trace_store.tables.kinds import Kind
 
 
 class Reader:
@@ -46,6 +48,20 @@ class Reader:
         """SQLAlchemy's name of the database."""
         return self.connection.dialect.name
 
+    @property
+    def partitioned(self) -> tuple[Kind, ...]:
+        """The tables that are partitioned; each connection asks once."""
+        if self.dialect != "postgresql":
+            return ()
+        connection = self.connection
+        places: dict[str, str] = {kind.name: quoted_table(connection, kind.table) for kind in KINDS}
+        key = f"{__name__}.partitioned.{places}"
+        if key not in connection.info:
+            names = set(connection.scalars(statements.partitioned(), places))
+            connection.info[key] = tuple(kind for kind in KINDS if kind.name in names)
+        found: tuple[Kind, ...] = connection.info[key]
+        return found
+
     def execute(self, statement: Select[Any], **parameters: Any) -> Result[Any]:  # noqa: ANN401  (of the types of the statement's columns)
         """Execute a statement, whose parameter `:organization_id` is set to the organization.
 
@@ -59,120 +75,62 @@ class Reader:
         """Return the full trace of an id; None if there is none."""
         if text_problem(trace_id):
             return None
-        return next(iter(self._full(statements.by_id(), trace_id=trace_id)), None)
+        return self._first(statements.by_id(self.dialect), trace_id=trace_id)
 
     def get_by_step_id(self, step_id: str) -> ProviderTrace | None:
         """Return the newest full trace of a step; None if there is none."""
         if text_problem(step_id):
             return None
-        return next(iter(self._full(statements.newest_by_step_id(), step_id=step_id)), None)
+        return self._first(statements.newest_by_step_id(self.dialect), step_id=step_id)
 
     def list_by_step_id(self, step_id: str) -> list[ProviderTrace]:
         """Return the full traces of a step, oldest first."""
         if text_problem(step_id):
             return []
-        return self._full(statements.by_step_id(), step_id=step_id)
+        traces, unreadable = self._full(statements.by_step_id(self.dialect), step_id=step_id)
+        log_unreadable(unreadable)
+        return traces
 
-    def get_many(self, trace_ids: Sequence[str]) -> list[ProviderTrace]:
+    def get_many(self, trace_ids: Sequence[str]) -> Readable[ProviderTrace]:
         """Return the full traces of some ids, in the order of the ids; ids without a trace are left out."""
         if not trace_ids:
-            return []
+            return Readable([], [])
         lookup, parameters = lookup_for(trace_ids, self.dialect)
-        found = {trace.id: trace for trace in self._full(statements.by_ids(lookup), **parameters)}
-        return [found[trace_id] for trace_id in trace_ids if trace_id in found]
+        traces, unreadable = self._full(statements.by_ids(lookup), **parameters)
+        found = {trace.id: trace for trace in traces}
+        return Readable([found[trace_id] for trace_id in trace_ids if trace_id in found], unreadable)
 
     def get_metadata(self, trace_id: str) -> ProviderTraceMetadata | None:
         """Return the metadata of an id, from the table that has it; None if there is none."""
         if text_problem(trace_id):
             return None
-        row = self.execute(statements.metadata_by_id(), trace_id=trace_id).first()
-        return None if row is None else metadata_of([row])[0]
+        row = self._row(statements.metadata_by_id(self.dialect), trace_id=trace_id)
+        if row is None:
+            return None
+        found, unreadable = readable_metadata([row], self.dialect)
+        if unreadable:
+            raise unreadable[0]
+        return found[0]
 
-    def _full(self, statement: Select[Any], **parameters: str) -> list[ProviderTrace]:
-        traces = []
+    def _first(self, statement: Select[Any], **parameters: str) -> ProviderTrace | None:
+        row = self._row(statement, **parameters)
+        return None if row is None else whole_of(row._asdict())
+
+    def _row(self, statement: Select[Any], **parameters: str) -> Row[Any] | None:
+        """Return the only row of a statement's result; TraceDecodingError if the driver cannot read it."""
+        try:
+            return self.execute(statement, **parameters).first()
+        except (DataError, OverflowError) as error:
+            # A date before the year 1 or after 9999, or `infinity`: PostgreSQL stores it, and Python has none such.
+            if sqlstate_of(error) is not None:
+                raise
+        raise TraceDecodingError(parameters.get("trace_id"))
+
+    def _full(self, statement: Select[Any], **parameters: str) -> Readable[ProviderTrace]:
+        found: Readable[ProviderTrace] = Readable([], [])
         for row in self.execute(statement, **parameters):
-            values = row._asdict()
-            if values["created_at"] is None:
-                values["created_at"] = NO_DATE
-            traces.append(_built(ProviderTrace, values, set(values)))
-        return traces
-
-
-def metadata_of(rows: Iterable[Sequence[Any]]) -> list[ProviderTraceMetadata]:
-    """Return the metadata of rows.
-
-    Args:
-        rows: rows with the values of `METADATA.fields` and of `stored_as`, as the driver returns them.
-    """
-    # Few lists of tags are different: each is decoded once.
-    lists: dict[str, list[str]] = {}
-    # One set for all traces saves time and memory: Pydantic adds names to it, but all of them are in it already.
-    fields = set(ProviderTraceMetadata.model_fields)
-    return [
-        # Each field is named: this is faster than `zip`.
-        _built(
-            ProviderTraceMetadata,
-            {
-                "id": trace_id,
-                "step_id": step_id,
-                "agent_id": agent_id,
-                "agent_tags": None if agent_tags is None else _tags(agent_tags, lists),
-                "call_type": call_type,
-                "run_id": run_id,
-                "source": source,
-                "org_id": org_id,
-                "user_id": user_id,
-                "created_at": NO_DATE if created_at is None else moment_of(created_at),
-                "created_by_id": created_by_id,
-                "last_updated_by_id": last_updated_by_id,
-                "updated_at": None if updated_at is None else moment_of(updated_at),
-                STORED_AS_KEY: stored_as,
-            },
-            fields,
-        )
-        for (
-            trace_id,
-            step_id,
-            agent_id,
-            agent_tags,
-            call_type,
-            run_id,
-            source,
-            org_id,
-            user_id,
-            created_at,
-            created_by_id,
-            last_updated_by_id,
-            updated_at,
-            stored_as,
-        ) in rows
-    ]
-
-
-def _tags(text: str, lists: dict[str, list[str]]) -> Any:  # noqa: ANN401  (another writer may have stored any document)
-    if text in lists:
-        return lists[text].copy()
-    tags = decode(text)
-    if type(tags) is list and all(type(tag) is str for tag in tags):
-        lists[text] = tags.copy()
-    return tags
-
-
-def _built(schema: type[_Trace], values: dict[str, Any], fields: set[str]) -> _Trace:
-    """Return a trace with the values of a row, without validating it.
-
-    Rows of an adopted table may be older than the rules of the schema, and must stay readable. `model_construct` would
-    take longer for each row, because it handles defaults and aliases, too.
-
-    Args:
-        schema: the class of the trace.
-        values: the values of all fields, in the order of the schema; for metadata also the name of the kind, under
-            `STORED_AS_KEY`.
-        fields: the names of all fields.
-    """
-    trace = schema.__new__(schema)
-    _set(trace, "__dict__", values)
-    _set(trace, "__pydantic_fields_set__", fields)
-    _set(trace, "__pydantic_extra__", None)
-    _set(trace, "__pydantic_private__", None)
-    return trace
+            try:
+                found.traces.append(whole_of(row._asdict()))
+            except TraceDecodingError as error:
+                found.unreadable.append(error)
+        return found

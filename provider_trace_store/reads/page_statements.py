@@ -3,7 +3,7 @@
 PostgreSQL's statistics must not decide which index a page scans: a table that grows fast has no current statistics, the
 generic plan of a prepared statement ignores them, and they do not tell that a tenant has written nothing for a year. A
 page scans an index in the index's order, from one bound on, and stops after its limit. The index is the one of
-`(organization_id, created_at, id)`, or the one of `(agent_id, created_at)` if the page is of one agent. Three rules
+`(organization_id, created_at, id)`, or the one of `(agent_id, created_at)` if the page is of one agent. Four rules
 make the planner choose it:
 
 - The bound is a comparison of rows, and both the comparison and ORDER BY start with the index's first column. With
@@ -13,6 +13,9 @@ make the planner choose it:
 - The other end of the range is a sentinel, not a condition: the statement accepts every row beyond that end, so that
   the LIMIT stops the scan there. The outer statement removes these rows. With a condition, PostgreSQL would read on up
   to the tenant's last row.
+- Of a partitioned table, PostgreSQL reads only the partitions that plain conditions on the date leave. There the two
+  ends of the range, and the date of the cursor, are conditions, too. They do not end a scan before its partition ends,
+  which is no more than the tenant's rows of one partition.
 - A page of a step or of a run scans the index of that column and sorts the rows that it finds. All other conditions
   are written as expressions that no index has.
 """
@@ -44,6 +47,7 @@ from sqlalchemy import (
 from provider_trace_store.reads.statements import stored_as, unconverted
 from provider_trace_store.tables import moments
 from provider_trace_store.tables.kinds import FULL, KINDS, METADATA
+from provider_trace_store.tables.moments import UtcDateTime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,6 +57,8 @@ if TYPE_CHECKING:
     from provider_trace_store.tables.kinds import Kind
 
 Order = Literal["newest", "oldest"]
+# The fields that `count_by` takes.
+CountField = Literal["agent_id", "call_type", "org_id", "source", "user_id"]
 
 DAY: Final = "day"
 
@@ -62,6 +68,11 @@ _ORGANIZATION: Final = bindparam("organization_id", type_=String)
 _AFTER_ID: Final = bindparam("after_id", type_=String)
 # A number in the statement's text: for a parameter the planner assumes a tenth of the table.
 _ROWS: Final = bindparam("rows", type_=Integer, literal_execute=True)
+# The range of a statement on a partitioned table, and the date of its cursor: values in the text, too. To make the
+# generic plan of a prepared statement, PostgreSQL would lock each partition.
+_FROM: Final = bindparam("from_literal", type_=UtcDateTime, literal_execute=True)
+_TO: Final = bindparam("to_literal", type_=UtcDateTime, literal_execute=True)
+_PASSED: Final = bindparam("passed_literal", type_=UtcDateTime, literal_execute=True)
 # Columns of which few rows share a value; each has an index.
 _KEYS: Final = frozenset({"run_id", "step_id"})
 
@@ -76,12 +87,14 @@ class Shape(NamedTuple):
             `agent_tags`; 0 for no such condition.
         has_undated: whether rows without a date match, too; only `provider_traces` of an adopted database may have
             such rows.
+        partitioned: the tables that are partitioned.
     """
 
     dialect: str
     texts: tuple[str, ...] = ()
     needles: int = 0
     has_undated: bool = True
+    partitioned: tuple[Kind, ...] = ()
 
     @property
     def is_sqlite(self) -> bool:
@@ -109,6 +122,8 @@ class PageShape(NamedTuple):
         kinds: the tables to read.
         has_cursor: whether the page starts after the row with the date `:after_at` and the id `:after_id`.
         has_undated_cursor: whether that row is sorted among the rows without a date.
+        has_text_moments: whether `updated_at` comes as text in the form of ISO 8601: PostgreSQL has dates that Python
+            has not, and a driver fails for the whole result if it must return one.
     """
 
     where: Shape
@@ -117,6 +132,7 @@ class PageShape(NamedTuple):
     kinds: tuple[Kind, ...]
     has_cursor: bool = False
     has_undated_cursor: bool = False
+    has_text_moments: bool = False
 
 
 @lru_cache(maxsize=256)
@@ -133,7 +149,10 @@ def page(shape: PageShape) -> Select[Any]:
         branches.append(_undated_page(shape))
     # Each branch is a subquery: SQLite allows no LIMIT inside of a UNION.
     whole = union_all(*branches).subquery("page")
-    columns = (unconverted(whole.c[name]) for name in (*shape.columns, "stored_as"))
+    columns = [unconverted(whole.c[name], shape.where.dialect) for name in (*shape.columns, "stored_as")]
+    if shape.has_text_moments:
+        place = shape.columns.index("updated_at")
+        columns[place] = func.to_json(whole.c.updated_at).op("#>>")(literal_column("'{}'"))
     # The order of the branches: PostgreSQL merges their scans and sorts nothing.
     order = _ordered(shape, whole.c.walked, whole.c.created_at, whole.c.id)
     return select(*columns).order_by(*order).limit(_ROWS)
@@ -150,7 +169,10 @@ def counts(where: Shape, field: str) -> Select[Any]:
         where: the conditions.
         field: the field; DAY for the day of `created_at`, in UTC.
     """
-    metadata, full = (_values(where, kind, field).where(*_is_between(where, kind)) for kind in (METADATA, FULL))
+    metadata, full = (
+        _values(where, kind, field).where(*_is_between(where, kind), *_leaves_partitions(where, kind))
+        for kind in (METADATA, FULL)
+    )
     branches = [metadata.where(_has_no_twin(where)), full]
     if where.has_undated:
         branches.append(_values(where, FULL, field, is_dated=False).where(_has_no_date()))
@@ -176,7 +198,9 @@ def _scanned_page(shape: PageShape, kind: Kind) -> Select[Any]:
     is_sentinel = _unindexed(created_at) < since if is_newest else _unindexed(created_at) >= until
     is_in_index_range = first >= value if is_newest else first <= value
     matches = and_(_is_of_tenant_unindexed(kind), *_meets_filters(where, kind))
-    statement = _page_of(shape, kind, created_at).where(begin, is_in_index_range, or_(matches, is_sentinel))
+    statement = _page_of(shape, kind, created_at).where(
+        begin, is_in_index_range, or_(matches, is_sentinel), *_leaves_partitions_of_page(shape, kind)
+    )
     scan = statement.order_by(*_ordered(shape, first, created_at, trace_id)).subquery("p")
     is_beyond_range = scan.c.created_at < since if is_newest else scan.c.created_at >= until
     # PostgreSQL estimates that `IS NOT TRUE` keeps most rows, so with the LIMIT it merges the two index scans; with a
@@ -189,7 +213,10 @@ def _sorted_page(shape: PageShape, kind: Kind) -> Select[Any]:
     where = shape.where
     created_at, trace_id = _unindexed(_column(kind, "created_at")), _column(kind, "id")
     statement = _page_of(shape, kind, _column(kind, "created_at")).where(
-        _is_of_tenant(where, kind), *_is_between(where, kind), *_meets_filters(where, kind)
+        _is_of_tenant(where, kind),
+        *_is_between(where, kind),
+        *_meets_filters(where, kind),
+        *_leaves_partitions_of_page(shape, kind),
     )
     if shape.has_cursor:
         after = tuple_(moments.parameter("after_at", where.dialect), _AFTER_ID)
@@ -257,6 +284,20 @@ def _is_between(where: Shape, kind: Kind) -> Iterator[ColumnElement[bool]]:
         created_at = _unindexed(created_at)
     yield created_at >= moments.parameter("since", where.dialect)
     yield created_at < moments.parameter("until", where.dialect)
+
+
+def _leaves_partitions_of_page(shape: PageShape, kind: Kind) -> Iterator[ColumnElement[bool]]:
+    yield from _leaves_partitions(shape.where, kind)
+    if shape.has_cursor and kind in shape.where.partitioned:
+        created_at = _column(kind, "created_at")
+        yield created_at <= _PASSED if shape.order == "newest" else created_at >= _PASSED
+
+
+def _leaves_partitions(where: Shape, kind: Kind) -> Iterator[ColumnElement[bool]]:
+    """Yield conditions that exclude partitions, and no row that the other conditions leave, for a partitioned table."""
+    if kind in where.partitioned:
+        yield _column(kind, "created_at") >= _FROM
+        yield _column(kind, "created_at") < _TO
 
 
 def _unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:

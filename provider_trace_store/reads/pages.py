@@ -6,17 +6,19 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
+from sqlalchemy.exc import DataError
+
 from provider_trace_store.codec import decode, encode
+from provider_trace_store.database.drivers import sqlstate_of
 from provider_trace_store.errors import InvalidCursorError, InvalidFilterError, InvalidLimitError, TraceDecodingError
 from provider_trace_store.reads import cursors, page_statements
 from provider_trace_store.reads.cursors import Position
+from provider_trace_store.reads.decoding import log_unreadable, readable_metadata
 from provider_trace_store.reads.filters import selection_of
-from provider_trace_store.reads.lookups import metadata_of
-from provider_trace_store.reads.page_statements import DAY, Order, PageShape, Shape
+from provider_trace_store.reads.page_statements import DAY, CountField, Order, PageShape, Shape
 from provider_trace_store.schemas import MetadataPage, TracePage
 from provider_trace_store.tables import moments
 from provider_trace_store.tables.kinds import FULL, KIND_NAMED, KINDS, METADATA
-from provider_trace_store.tables.moments import NO_DATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,8 +36,6 @@ MAX_LIMIT: Final = 1000
 # The limits that statements are made for; one row is added to see whether more follow. The limit is part of the
 # statement's text: with few limits there are few texts, which fit the caches of SQLAlchemy, drivers and servers.
 _LIMITS: Final = (10, 20, 50, 100, 200, 500, MAX_LIMIT)
-# The fields that `count_by` takes.
-_COUNTED: Final = ("agent_id", "call_type", "org_id", "source", "user_id")
 
 
 class Scan(NamedTuple):
@@ -84,7 +84,8 @@ class Pages:
             InvalidCursorError: `cursor` is damaged or of another query.
         """
         rows, next_cursor = self._page("metadata", _metadata_scan(selection, order), limit, cursor)
-        return MetadataPage(tuple(metadata_of(rows)), next_cursor)
+        found, unreadable = readable_metadata(rows, self._reader.dialect)
+        return MetadataPage(tuple(found), next_cursor, log_unreadable(unreadable))
 
     def list_by_run_id(self, run_id: str, limit: int, cursor: str | None) -> TracePage:
         """Return a page of the full traces of a run, oldest first.
@@ -105,7 +106,8 @@ class Pages:
         rows, next_cursor = self._page("traces", scan, limit, cursor)
         # The bodies are read by id, so that only the bodies of the page's rows are read, and not those of all rows that
         # the page is sorted from.
-        return TracePage(tuple(self._reader.get_many([row[0] for row in rows])), next_cursor)
+        found, unreadable = self._reader.get_many([row[0] for row in rows])
+        return TracePage(tuple(found), next_cursor, log_unreadable(unreadable))
 
     def iter_metadata(self, selection: Selection, order: Order) -> Iterator[list[ProviderTraceMetadata]]:
         """Return an iterator over all metadata of a selection, in lists of up to 1,000.
@@ -121,7 +123,7 @@ class Pages:
         """
         return self._pages(_metadata_scan(selection, order))
 
-    def count_by(self, selection: Selection, field: str) -> dict[str | None, int]:
+    def count_by(self, selection: Selection, field: CountField) -> dict[str | None, int]:
         """Return the number of traces of a selection for each value of a field, largest number first.
 
         Args:
@@ -131,15 +133,19 @@ class Pages:
         Raises:
             InvalidFilterError: `field` is not one of these.
         """
-        if field not in _COUNTED:
-            raise InvalidFilterError("field", f"must be one of {', '.join(_COUNTED)}")
+        if field not in get_args(CountField):
+            raise InvalidFilterError("field", f"must be one of {', '.join(get_args(CountField))}")
         counts: Counter[str | None] = self._counts(selection, field)
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0] is None, item[0] or "")))
+        # A column of SQLite may hold values that are not text.
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0] is None, str(item[0] or ""))))
 
     def count_by_day(self, selection: Selection) -> dict[date, int]:
-        """Return the number of traces of a selection for each day in UTC that has any, oldest day first."""
-        counts: Counter[date] = self._counts(selection, DAY)
-        return dict(sorted(counts.items()))
+        """Return the number of traces of a selection for each day in UTC that has any, oldest day first.
+
+        Rows of SQLite whose date is not readable are left out.
+        """
+        counts: Counter[date | None] = self._counts(selection, DAY)
+        return dict(sorted((day, count) for day, count in counts.items() if day is not None))
 
     def _page(self, method: str, scan: Scan, limit: int, cursor: str | None) -> tuple[list[_Row], str | None]:
         if type(limit) is not int or not 1 <= limit <= MAX_LIMIT:
@@ -156,7 +162,9 @@ class Pages:
             rows, has_more = self._read(scan, MAX_LIMIT, after)
             if rows:
                 after = _position(scan, rows[-1])
-                yield metadata_of(rows)
+                found, unreadable = readable_metadata(rows, self._reader.dialect)
+                log_unreadable(unreadable)
+                yield found
 
     def _read(self, scan: Scan, limit: int, after: Position | None) -> tuple[list[_Row], bool]:
         """Return the next rows, one for each trace, and whether more follow.
@@ -185,14 +193,22 @@ class Pages:
         if after is not None:
             if isinstance(after.stored_at, str) and not where.is_sqlite:
                 raise InvalidCursorError  # made on SQLite, where a date is text
-            moment = moments.moment_of(after.stored_at)
-            is_past_undated = moment < NO_DATE if scan.order == "newest" else moment > NO_DATE
+            side = moments.side_of_no_date(after.stored_at)
+            is_past_undated = side == (-1 if scan.order == "newest" else 1)
             shape = shape._replace(
                 where=where._replace(has_undated=where.has_undated and not is_past_undated),
                 has_cursor=True,
-                has_undated_cursor=moment == NO_DATE,
+                has_undated_cursor=side == 0,
             )
+            if where.partitioned:
+                parameters["passed_literal"] = after.stored_at
             parameters |= {"after_at": moments.bound(after.stored_at, where.dialect), "after_id": after.trace_id}
+        try:
+            return self._reader.execute(page_statements.page(shape), rows=rows, **parameters).all()
+        except (DataError, OverflowError) as error:
+            if sqlstate_of(error) is not None or where.is_sqlite or "updated_at" not in scan.columns:
+                raise
+        shape = shape._replace(has_text_moments=True)
         return self._reader.execute(page_statements.page(shape), rows=rows, **parameters).all()
 
     def _counts(self, selection: Selection, field: str) -> Counter[Any]:
@@ -212,11 +228,14 @@ class Pages:
             tuple(name for name, _ in selection.texts),
             len(needles),
             selection.has_undated,
+            self._reader.partitioned,
         )
         parameters: dict[str, Any] = dict(selection.texts)
         parameters |= {f"needle_{number}": needle for number, needle in enumerate(needles)}
         for name, moment in (("since", selection.since), ("until", selection.until)):
             parameters[name] = moments.bound_first(moment, where.dialect)
+        if where.partitioned:
+            parameters |= {"from_literal": selection.since, "to_literal": selection.until}
         return where, parameters
 
 
@@ -257,11 +276,11 @@ def _needles(tag: str) -> list[str]:
     return sorted({encode([tag])[1:-1], json.dumps(tag)})
 
 
-def _has_tag(tags: str, tag: str) -> bool:
+def _has_tag(tags: object, tag: str) -> bool:
     """Say whether the JSON text of a row's tags, in which a needle was found, really has the tag."""
     # The needle may also be a part of another tag that has quotation marks in it.
     try:
-        found = decode(tags)
+        found = decode(tags) if isinstance(tags, str) else None
     except TraceDecodingError:
         return False
     return type(found) is list and tag in found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import String, Text, bindparam, cast, false, literal_column, select, type_coerce, union_all
+from sqlalchemy import String, Text, bindparam, cast, false, literal_column, select, text, type_coerce, union_all
 from sqlalchemy.types import NullType
 
 from provider_trace_store.tables.ids import is_among
@@ -16,7 +16,7 @@ from provider_trace_store.tables.types import ExactJSON
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from sqlalchemy import ColumnElement, Select
+    from sqlalchemy import ColumnElement, Select, TextClause
 
     from provider_trace_store.tables.ids import Lookup
     from provider_trace_store.tables.kinds import Kind
@@ -26,9 +26,15 @@ if TYPE_CHECKING:
 
 
 @cache
-def by_id() -> Select[Any]:
-    """Return the statement that selects the full trace of `:trace_id`."""
-    return _visible(FULL, FULL.fields).where(FULL.columns["id"] == bindparam("trace_id"))
+def by_id(dialect: str) -> Select[Any]:
+    """Return the statement that selects the full trace of `:trace_id`.
+
+    The values of this statement, and of the others here, come as the driver returns them: see `unconverted`.
+
+    Args:
+        dialect: SQLAlchemy's name of the database.
+    """
+    return _whole(dialect).where(FULL.columns["id"] == bindparam("trace_id"))
 
 
 @cache
@@ -38,15 +44,18 @@ def by_ids(lookup: Lookup) -> Select[Any]:
     Args:
         lookup: how the statement gets the ids; `lookup_for` returns it with the parameter.
     """
-    return _visible(FULL, FULL.fields).where(is_among(FULL, lookup))
+    return _whole(lookup.dialect).where(is_among(FULL, lookup))
 
 
 @cache
-def metadata_by_id() -> Select[Any]:
+def metadata_by_id(dialect: str) -> Select[Any]:
     """Return the statement that selects the metadata of `:trace_id` and the name of its kind as `stored_as`.
 
     If the trace is in both tables, the row of the full trace is selected. In the metadata table an id may have two
     dates: the newest row is selected.
+
+    Args:
+        dialect: SQLAlchemy's name of the database.
     """
     branches = []
     for kind in KINDS:
@@ -54,20 +63,30 @@ def metadata_by_id() -> Select[Any]:
         branches.append(_newest(statement.where(kind.columns["id"] == bindparam("trace_id")), kind))
     both = union_all(*(select(branch.subquery()) for branch in branches)).subquery()
     # "full" comes before "metadata".
-    return select(*map(unconverted, both.c)).order_by(both.c.stored_as).limit(1)
+    return select(*(unconverted(column, dialect) for column in both.c)).order_by(both.c.stored_as).limit(1)
 
 
 @cache
-def by_step_id() -> Select[Any]:
-    """Return the statement that selects the full traces of `:step_id`, oldest first."""
+def by_step_id(dialect: str) -> Select[Any]:
+    """Return the statement that selects the full traces of `:step_id`, oldest first; argument as for `by_id`."""
     # Rows without a date, which adopted tables may have, count as the oldest.
-    return _of_step().order_by(FULL.columns["created_at"].asc().nulls_first(), FULL.columns["id"])
+    created_at = FULL.columns["created_at"]
+    return _of_step(dialect).order_by(created_at.is_not(None), created_at, FULL.columns["id"])
 
 
 @cache
-def newest_by_step_id() -> Select[Any]:
-    """Return the statement that selects the newest full trace of `:step_id`."""
-    return _newest(_of_step(), FULL)
+def newest_by_step_id(dialect: str) -> Select[Any]:
+    """Return the statement that selects the newest full trace of `:step_id`; argument as for `by_id`."""
+    return _newest(_of_step(dialect), FULL)
+
+
+@cache
+def partitioned() -> TextClause:
+    """Return the statement that selects those of the names `:full` and `:metadata` that are partitioned tables."""
+    return text(
+        "SELECT given.name FROM (VALUES ('full', CAST(:full AS text)), ('metadata', CAST(:metadata AS text)))"
+        " AS given (name, place) JOIN pg_class ON pg_class.oid = to_regclass(given.place) WHERE relkind = 'p'"
+    )
 
 
 def stored_as(kind: Kind) -> ColumnElement[str]:
@@ -75,11 +94,18 @@ def stored_as(kind: Kind) -> ColumnElement[str]:
     return literal_column(f"'{kind.name}'", String).label("stored_as")
 
 
-def unconverted(column: ColumnElement[Any]) -> ColumnElement[Any]:
+def unconverted(column: ColumnElement[Any], dialect: str) -> ColumnElement[Any]:
     """Return a column whose values come as the driver returns them; the caller converts dates and documents.
 
-    SQLAlchemy would convert them with one call for each value of each row.
+    SQLAlchemy would convert them with one call for each value of each row, and its errors do not name the row.
+
+    Args:
+        column: the column.
+        dialect: SQLAlchemy's name of the database. SQLite returns a document as it is stored: a BLOB that is cast to
+            text may make the driver fail for the whole result.
     """
+    if dialect == "sqlite":
+        return type_coerce(column, NullType())
     match column.type:
         case ExactJSON():
             return cast(column, Text)
@@ -88,8 +114,8 @@ def unconverted(column: ColumnElement[Any]) -> ColumnElement[Any]:
     return column
 
 
-def _of_step() -> Select[Any]:
-    return _visible(FULL, FULL.fields).where(FULL.columns["step_id"] == bindparam("step_id"))
+def _of_step(dialect: str) -> Select[Any]:
+    return _whole(dialect).where(FULL.columns["step_id"] == bindparam("step_id"))
 
 
 def _visible(kind: Kind, fields: Collection[str]) -> Select[Any]:
@@ -99,6 +125,14 @@ def _visible(kind: Kind, fields: Collection[str]) -> Select[Any]:
     )
 
 
+def _whole(dialect: str) -> Select[Any]:
+    whole = _visible(FULL, FULL.fields)
+    return whole.with_only_columns(
+        *(unconverted(column, dialect).label(column.name) for column in whole.selected_columns)
+    )
+
+
 def _newest(statement: Select[Any], kind: Kind) -> Select[Any]:
-    newest_first = kind.columns["created_at"].desc().nulls_last(), kind.columns["id"].desc()
-    return statement.order_by(*newest_first).limit(1)
+    created_at = kind.columns["created_at"]
+    # Without NULLS LAST, which SQLite has from 3.30 on.
+    return statement.order_by(created_at.is_(None), created_at.desc(), kind.columns["id"].desc()).limit(1)

@@ -51,14 +51,25 @@ def is_among(kind: Kind, lookup: Lookup) -> ColumnElement[bool]:
         kind: the table.
         lookup: how the statement gets the ids.
     """
-    parameter = bindparam("ids", type_=Text)
     if lookup.is_one:
-        return kind.columns["id"] == parameter
-    if lookup.dialect == "sqlite":
-        return kind.columns["id"].in_(select(func.json_each(parameter).table_valued("value").c.value))
+        return kind.columns["id"] == each_of(lookup)
     # A subquery, not `= ANY(array)`: with an array that is not constant, a sequential scan compares each row with each
     # element.
-    return kind.columns["id"].in_(select(func.json_array_elements_text(cast(parameter, JSON))))
+    return kind.columns["id"].in_(select(each_of(lookup)))
+
+
+def each_of(lookup: Lookup) -> ColumnElement[str]:
+    """Return the ids that `lookup_for` made the parameter from, as a column: a SELECT of it has a row for each id.
+
+    Args:
+        lookup: how the statement gets the ids.
+    """
+    parameter = bindparam("ids", type_=Text)
+    if lookup.is_one:
+        return parameter
+    if lookup.dialect == "sqlite":
+        return func.json_each(parameter).table_valued("value").c.value
+    return func.json_array_elements_text(cast(parameter, JSON))
 
 
 def have_uuid_form(trace_ids: Collection[str]) -> bool:

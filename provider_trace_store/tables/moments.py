@@ -48,11 +48,13 @@ def moment_of(value: datetime | str) -> datetime:
         value: the date as a driver returns it; text, and a datetime without a time zone, are in UTC.
 
     Raises:
-        ValueError: the text is not a date.
+        ValueError: the text is not a date, or the value is neither text nor a datetime.
         OverflowError: the moment is outside the range of a datetime in UTC.
     """
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
+    if not isinstance(value, datetime):
+        raise ValueError  # noqa: TRY004  (a column of SQLite can hold values of any type: the caller handles one error)
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
@@ -71,14 +73,32 @@ def sqlite_text(value: datetime) -> str:
 def comparable(stored: datetime | str) -> datetime | str:
     """Return the value that rows are compared with in place of a stored date.
 
-    It is the moment, in UTC. On SQLite it is the stored text where another writer wrote the date in another form: the
-    order of the rows follows that text.
+    It is the moment, in UTC. On SQLite it is the stored text where another writer wrote the date in another form, or
+    wrote text that is not a date: the order of the rows follows that text.
 
     Args:
         stored: the date as a driver returns it.
     """
-    moment = moment_of(stored)
+    try:
+        moment = moment_of(stored)
+    except (ValueError, OverflowError):
+        if isinstance(stored, str):
+            return stored
+        raise
     return stored if isinstance(stored, str) and stored != sqlite_text(moment) else moment
+
+
+def side_of_no_date(value: datetime | str) -> int:
+    """Return -1, 0 or 1 for a row that is sorted before, among or after the rows without a date.
+
+    Args:
+        value: the row's date, as `comparable` returns it.
+    """
+    try:
+        moment = moment_of(value)
+    except (ValueError, OverflowError):
+        return 1 if str(value) > sqlite_text(NO_DATE) else -1
+    return (moment > NO_DATE) - (moment < NO_DATE)
 
 
 def parameter(name: str, dialect: str) -> BindParameter[Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Text, cast, type_coerce
+from sqlalchemy import ColumnElement, Text, cast, type_coerce
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import UserDefinedType
 
 from provider_trace_store.codec import Encoded, decode, encode
@@ -12,8 +14,8 @@ from provider_trace_store.codec import Encoded, decode, encode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import ColumnElement
     from sqlalchemy.engine import Dialect
+    from sqlalchemy.sql.compiler import SQLCompiler
 
 
 class ExactJSON(UserDefinedType[Any]):
@@ -27,7 +29,6 @@ class ExactJSON(UserDefinedType[Any]):
     """
 
     cache_ok = True
-    render_bind_cast = True
 
     def get_col_spec(self, **_: object) -> str:
         """Return the name of the type in DDL."""
@@ -37,6 +38,10 @@ class ExactJSON(UserDefinedType[Any]):
         """Return the function that turns a document into its stored text."""
         return _bound
 
+    def bind_expression(self, bindvalue: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return the parameter as text that the server casts, so that no driver encodes it as JSON once more."""
+        return _SentAsText(bindvalue)
+
     def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return the column as text, so that no driver parses it."""
         return type_coerce(cast(column, Text), self)
@@ -44,6 +49,27 @@ class ExactJSON(UserDefinedType[Any]):
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:  # noqa: ARG002  (as above)
         """Return the function that turns a stored text into its document."""
         return _read
+
+
+class _SentAsText(ColumnElement[Any]):
+    """A parameter that PostgreSQL gets as text and casts to `json`; other databases have no type for JSON."""
+
+    inherit_cache = True
+    _traverse_internals = [("element", InternalTraversal.dp_clauseelement)]  # noqa: RUF012  (SQLAlchemy's)
+
+    def __init__(self, element: ColumnElement[Any]) -> None:
+        self.element = element
+        self.type = element.type
+
+
+@compiles(_SentAsText)
+def _as_it_is(sent: _SentAsText, compiler: SQLCompiler, **options: Any) -> str:  # noqa: ANN401  (SQLAlchemy's)
+    return str(compiler.process(sent.element, **options))
+
+
+@compiles(_SentAsText, "postgresql")
+def _cast(sent: _SentAsText, compiler: SQLCompiler, **options: Any) -> str:  # noqa: ANN401  (SQLAlchemy's)
+    return f"CAST(CAST({compiler.process(sent.element, **options)} AS TEXT) AS JSON)"
 
 
 def _bound(value: object) -> Encoded | None:

@@ -28,6 +28,7 @@ from provider_trace_store.errors import (
 )
 from provider_trace_store.schemas import ProviderTrace
 from provider_trace_store.writes.chunks import Chunk, windows_of
+from provider_trace_store.writes.id_locks import ids_locked
 from provider_trace_store.writes.inserts import can_copy, copy_in, insert_many
 
 if TYPE_CHECKING:
@@ -38,8 +39,14 @@ if TYPE_CHECKING:
     from provider_trace_store.tables.rows import Row, RowMaker
     from provider_trace_store.writes.single import Found, RowStore
 
-# Takes the place of the driver's error if a look before the insert finds one of the ids stored.
-_ID_IS_STORED: Final = Exception("at least one of the ids is already stored")
+
+class _IdIsStoredError(Exception):
+    """Takes the place of the driver's error if a look before the insert finds one of the ids stored.
+
+    It is raised so that the rollback of the savepoint releases the locks of the ids.
+    """
+
+
 # Number of parts that refused rows are split into. More parts repeat less work; fewer parts need fewer statements.
 _PARTS: Final = 4
 # How often a chunk is cut at the row that the server names, before it is cut into even parts.
@@ -189,7 +196,8 @@ class _BulkWrite:
         if len(rows) == 1:
             self._insert_one(rows[0])
         elif rows:
-            self._finish(connection, rows, self._attempt(connection, rows))
+            ids = [row.trace_id for row in rows] if self._store.kind.takes_an_id_twice else None
+            self._finish(connection, rows, self._attempt(connection, rows, ids))
 
     def _finish(self, connection: Connection, rows: Sequence[Row], outcome: int | Exception) -> None:
         if isinstance(outcome, Exception):
@@ -203,7 +211,8 @@ class _BulkWrite:
         Args:
             connection: the session's connection.
             rows: read while the statement runs.
-            ids: the ids to look for before the insert; None to insert without a look.
+            ids: the ids to look for before the insert; None to insert without a look into a table that takes no id
+                twice.
 
         Returns:
             The number of inserted rows, or -1 if the driver does not report it. If the statement failed, the driver's
@@ -211,11 +220,13 @@ class _BulkWrite:
         """
         store = self._store
         try:
-            with savepoint(connection):
+            with savepoint(connection), ids_locked(connection, store.kind, ids or ()):
                 if ids and store.is_any_stored(connection, ids):
-                    return _ID_IS_STORED
+                    raise _IdIsStoredError  # noqa: TRY301  (the savepoint must see it)
                 insert = copy_in if self._uses_copy and can_copy(connection) else insert_many
                 return insert(connection, store.kind, rows)
+        except _IdIsStoredError as error:
+            return error
         except errors_of(connection) as error:
             return error
 
@@ -228,11 +239,12 @@ class _BulkWrite:
             self._uses_copy = False
             self._insert(connection, rows)
             return
-        if failure is not _ID_IS_STORED and not blames_a_row(failure):
+        is_stored = isinstance(failure, _IdIsStoredError)
+        if not is_stored and not blames_a_row(failure):
             raise write_error(failure, rows[0].trace_id, connection, self._store.kind.table)
-        if failure is _ID_IS_STORED or may_be_duplicate(failure):
+        if is_stored or may_be_duplicate(failure):
             rest = self._without_stored(connection, rows)
-            if failure is _ID_IS_STORED or len(rest) < len(rows):
+            if is_stored or len(rest) < len(rows):
                 self._looks_first = True
                 self._insert(connection, rest)
                 return

@@ -12,7 +12,7 @@ from asyncio import sleep
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import Boolean, String, insert
+from sqlalchemy import Boolean, String, bindparam, insert, literal, select
 
 from provider_trace_store.codec import Encoded
 from provider_trace_store.database.names import quoted, quoted_table
@@ -42,11 +42,11 @@ _BYTES_BESIDE_VALUES: Final = 2**9
 
 
 def insert_one(connection: Connection, kind: Kind, row: Row) -> int:
-    """Insert a row.
+    """Insert a row, unless its id is stored under any date.
 
     Args:
         connection: in a savepoint, because on PostgreSQL a failed statement aborts the transaction.
-        kind: the table.
+        kind: the table. If it takes an id twice, the id must be locked by an earlier statement.
         row: the row to insert.
 
     Returns:
@@ -55,7 +55,8 @@ def insert_one(connection: Connection, kind: Kind, row: Row) -> int:
     Raises:
         DBAPIError: the driver's error, as SQLAlchemy wraps it.
     """
-    return connection.execute(_insert(kind), _parameters(kind, row)).rowcount
+    statement = _insert_unless_stored(kind) if kind.takes_an_id_twice else _insert(kind)
+    return connection.execute(statement, _parameters(kind, row)).rowcount
 
 
 def insert_many(connection: Connection, kind: Kind, rows: Iterable[Row]) -> int:
@@ -144,6 +145,14 @@ def _parts_for(connection: Connection, rows: Iterable[Row]) -> Iterator[list[Row
 def _insert(kind: Kind) -> Insert:
     # Without the option, SQLAlchemy keeps the number of rows for UPDATE and DELETE only.
     return insert(kind.table).execution_options(preserve_rowcount=True)
+
+
+@cache
+def _insert_unless_stored(kind: Kind) -> Insert:
+    columns = kind.table.columns
+    values = {name: bindparam(name, type_=columns[name].type) for name in kind.row_columns}
+    stored = select(literal(1)).select_from(kind.table).where(columns["id"] == values["id"])
+    return _insert(kind).from_select(list(values), select(*values.values()).where(~stored.exists()))
 
 
 def _parameters(kind: Kind, row: Row) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from provider_trace_store.errors import (
 )
 from provider_trace_store.tables.ids import have_uuid_form, lookup_for
 from provider_trace_store.writes import statements
+from provider_trace_store.writes.id_locks import ids_locked
 from provider_trace_store.writes.inserts import insert_one
 
 if TYPE_CHECKING:
@@ -87,9 +88,11 @@ class RowStore:
         """
         connection = self.connect(row.trace_id)
         try:
-            return self.guarded(lambda: self._insert(connection, row), connection, row.trace_id)
+            self.guarded(lambda: self._insert(connection, row), connection, row.trace_id)
         except ProviderTraceRejectedError as error:
             rejection = error
+        else:
+            return None
         return self.guarded(lambda: self._same_after(rejection, connection, row), connection, row.trace_id)
 
     def is_any_stored(self, connection: Connection, trace_ids: list[str]) -> bool:
@@ -148,14 +151,12 @@ class RowStore:
             connection.info[key] = bool(connection.scalar(statements.order_is_plain(self.kind)))
         return bool(connection.info[key])
 
-    def _insert(self, connection: Connection, row: Row) -> StoredRow[Any] | None:
-        if self.kind.takes_an_id_twice and (stored := self._same(connection, row)):
-            return stored
-        count = insert_one(connection, self.kind, row)
-        if count == 0 and not self._same(connection, row):
-            # A trigger of the host's skipped the row.
-            raise ProviderTraceRejectedError(row.trace_id)
-        return None
+    def _insert(self, connection: Connection, row: Row) -> None:
+        with ids_locked(connection, self.kind, (row.trace_id,)):
+            if insert_one(connection, self.kind, row) == 0:
+                # The id is stored, or a trigger of the host's skipped the row. The error also releases the lock: a
+                # transaction that writes nothing must not make others wait.
+                raise ProviderTraceRejectedError(row.trace_id)
 
     def _same_after(self, rejection: ProviderTraceRejectedError, connection: Connection, row: Row) -> StoredRow[Any]:
         """Return the stored row if a rejected row is already stored, else raise the error for the rejection."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import random
+from base64 import urlsafe_b64encode
+from datetime import UTC, datetime, timedelta
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +15,7 @@ from provider_trace_store import (
     MetadataPage,
     ProviderTraceStoreError,
 )
-from provider_trace_store.reads.cursors import Position, to_text
+from provider_trace_store.reads.cursors import Position, _check, to_text
 from provider_trace_store.reads.filters import selection_of
 from tests.support.constants import MOMENT, SECRET
 from tests.support.spaces import MICROSECOND, Space, error_of, shared_database, shown, space
@@ -169,9 +171,9 @@ async def test_traces_written_between_two_pages_move_nothing(space: Space) -> No
 @pytest.mark.parametrize(
     "position",
     [
-        Position("no date", "provider_trace-0123abcd"),
         Position("2026-01-01\0", "provider_trace-0123abcd"),
-        Position("0001-01-01 00:00:00+10:00", "provider_trace-0123abcd"),
+        Position(datetime(1, 1, 1, tzinfo=UTC), "provider_trace-0123abcd"),
+        Position(datetime.max.replace(tzinfo=UTC), "provider_trace-0123abcd"),
         Position(MOMENT, "provider_trace-\0"),
         Position(MOMENT, "provider_trace-" + "0" * 3_000),
     ],
@@ -183,3 +185,34 @@ async def test_a_forged_cursor_is_refused(space: Space, position: Position) -> N
     error = await error_of(space.repository.list_metadata(cursor=made))
     assert type(error) is InvalidCursorError
     assert error.__context__ is None
+
+
+TEXTS: Final = ("", "no date", "0001-01-01 00:00:00+10:00", "9999-12-31 23:59:59-23:59", "1970-01-01", "-1", "\ud7ff")
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest"])
+async def test_a_forged_cursor_of_any_content_is_refused_or_a_place(space: Space, order: Any) -> None:
+    """Whoever knows the query can make a cursor: it never fails in another way, and shows no other organization."""
+    await space.add(space.trace(1))
+    query = ("metadata", space.organization_id, order, *selection_of().parts())
+    numbers = random.Random(1)  # noqa: S311  (the same cursors each time)
+    contents = [bytes([flags]) + numbers.randbytes(numbers.randrange(40)) for flags in range(4) for _ in range(40)]
+    for flags in (0, 1):
+        contents += [
+            bytes([flags]) + micros.to_bytes(8, "big", signed=True) + b"0" * 16
+            for edge in (0, 2**63 - 1, -(2**63), -62135596800000000, 253402300799999999, 253402300800000000)
+            for micros in {max(min(edge + step, 2**63 - 1), -(2**63)) for step in (-86_400_000_000, -1, 0, 1)}
+        ]
+    contents += [b"\2" + len(text.encode()).to_bytes(8, "big") + text.encode() + b"x" for text in TEXTS]
+    contents += [b"\2" + (2**64 - 1).to_bytes(8, "big") + b"2026"]
+    refused: list[InvalidCursorError] = []
+    for content in contents:
+        cursor = urlsafe_b64encode(_check(content, query) + content).rstrip(b"=").decode()
+        try:
+            page = await space.repository.list_metadata(order=order, cursor=cursor)
+        except InvalidCursorError as error:
+            refused.append(error)
+        else:
+            assert len(page.items) <= 1
+    assert refused
+    assert all(error.__context__ is None for error in refused)

@@ -114,7 +114,7 @@ class _Awaited:
         # Called here and not by the generator, so that what is wrong with the arguments is raised at the call.
         return _asynchronous(self._repository.iter_metadata(**arguments))
 
-    async def count_by(self, field: str, **filters: Any) -> dict[str | None, int]:
+    async def count_by(self, field: Any, **filters: Any) -> dict[str | None, int]:
         return self._repository.count_by(field, **filters)
 
     async def count_by_day(self, **filters: Any) -> dict[date, int]:

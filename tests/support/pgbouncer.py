@@ -39,7 +39,7 @@ listen_port = {port}
 unix_socket_dir = {directory}
 unix_socket_mode = 0777
 auth_type = any
-pool_mode = transaction
+pool_mode = {mode}
 default_pool_size = 4
 max_client_conn = 500
 server_lifetime = 0
@@ -56,11 +56,13 @@ class PgBouncer:
         binary: the program.
         version: what it says of itself.
         server: where it forwards to.
+        mode: `transaction`, or `statement`, which allows no transaction of several statements.
     """
 
     binary: str
     version: str
     server: Server
+    mode: str = "transaction"
     _directory: Path | None = field(default=None, repr=False)
 
     def database(self, url: URL, stack: ExitStack) -> Database:
@@ -71,13 +73,13 @@ class PgBouncer:
             stack: closing it ends PgBouncer.
         """
         if self._directory is None:
-            self._directory = _start(self.binary, self.server.url, stack)
+            self._directory = _start(self.binary, self.server.url, self.mode, stack)
         # Older PgBouncers know no prepared statements: psycopg's must be off, as in an application.
         return Database(NAME, _through(self._directory, url.database), {"prepare_threshold": None})
 
     def header(self) -> str:
         """Return the line of the report's header."""
-        return f"pgbouncer: {self.version}, transaction mode, in front of {self.server.name}"
+        return f"pgbouncer: {self.version}, {self.mode} mode, in front of {self.server.name}"
 
 
 def find(server: Server) -> PgBouncer | None:
@@ -91,14 +93,14 @@ def find(server: Server) -> PgBouncer | None:
     return PgBouncer(binary, answer.split()[1], server)
 
 
-def _start(binary: str, target: URL, stack: ExitStack) -> Path:
+def _start(binary: str, target: URL, mode: str, stack: ExitStack) -> Path:
     directory = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
     stack.callback(shutil.rmtree, directory, ignore_errors=True)
     user = _user(target)
     configuration = directory / "pgbouncer.ini"
     configuration.touch(mode=0o600)  # before the password is in it
     configuration.write_text(
-        _CONFIGURATION.format(target=_target(target), port=PORT, directory=directory), encoding="utf-8"
+        _CONFIGURATION.format(target=_target(target), port=PORT, directory=directory, mode=mode), encoding="utf-8"
     )
     directory.chmod(0o755)
     if user is not None:
@@ -116,7 +118,12 @@ def _start(binary: str, target: URL, stack: ExitStack) -> Path:
     )
     guard(stack, process.pid, directory / "pid", directory)
     stack.callback(_stop, process)
-    engine = create_engine(_through(directory, target.database), poolclass=NullPool)
+    engine = create_engine(
+        _through(directory, target.database),
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+        use_native_hstore=False,
+    )
     end = time.monotonic() + PATIENCE
     while True:
         try:

@@ -133,6 +133,7 @@ def reads_and_writes(repository: ProviderTraceRepository, trace: ProviderTrace, 
     repository.list_metadata(order="latest")  # type: ignore[arg-type]
     repository.list_metadata(colour="red")  # type: ignore[call-arg]
     repository.count_by_day(since="today")  # type: ignore[arg-type]
+    repository.count_by("run_id")  # type: ignore[arg-type]
     repository.create({"id": "x"})  # type: ignore[arg-type]
     filters: TraceFilters = {"run_id": "run-1", "since": since}
     assert_type(repository.list_metadata(**filters), MetadataPage)

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from provider_trace_store.errors import InvalidWriterOptionError, ProviderTraceStoreError
+from provider_trace_store.spool.directory import DirectoryRefusedError, has_files, prepared
 from provider_trace_store.tables.kinds import kind_for
 from provider_trace_store.tables.rows import DEFAULT_MAX_BODY_BYTES, check_max_body_bytes
 
@@ -143,7 +144,7 @@ class WriterOptions:
     @property
     def has_files(self) -> bool:
         """Whether the spool's directory has a file."""
-        return self.spool_path is not None and any(self.spool_path.iterdir())
+        return self.spool_path is not None and has_files(self.spool_path)
 
     @property
     def is_durable(self) -> bool:
@@ -205,11 +206,9 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...], *, has_spo
 
 def _created(directory: Path) -> Path:
     try:
-        # The files hold bodies: only this user may read them.
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        any(directory.iterdir())
+        return prepared(directory)
+    except DirectoryRefusedError as error:
+        problem = str(error)
     except OSError as error:
-        problem = error.strerror
-    else:
-        return directory.resolve()
-    raise InvalidWriterOptionError("spool_dir", f"cannot be created or read: {problem}")
+        problem = f"cannot be created or read: {error.strerror}"
+    raise InvalidWriterOptionError("spool_dir", problem)

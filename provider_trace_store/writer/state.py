@@ -51,7 +51,7 @@ class SharedState:
             return self._counters.stats(
                 queued=len(self.queue),
                 queued_bytes=self.queue.bytes,
-                spooled_bytes=spool_size if self._counters.spooled else 0,
+                spooled_bytes=spool_size,
             )
 
     def take(self, submission: Submission, *, or_spill: bool = False) -> bool:

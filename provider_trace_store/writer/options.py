@@ -77,7 +77,8 @@ class WriterOptions:
         block_timeout: in seconds, 0 to 3,600.
         max_queue_bytes: the most bytes that wait in memory; one trace may always wait, however large it is.
         max_queue_traces: the most traces that wait in memory.
-        max_spool_bytes: about how many bytes wait in the spool at most.
+        max_spool_bytes: about how many bytes the files of the spool may take on the disk, with rejected traces, which
+            take at most half of them.
         batch_rows: the most traces in one transaction, 1 to 1,000.
         batch_bytes: the most bytes in one transaction; one trace may always be sent, however large it is.
         batch_age: how long a trace waits for others to be sent with it, in seconds, 0 to 3,600.
@@ -90,7 +91,7 @@ class WriterOptions:
             that closes the writer.
 
     Raises:
-        InvalidWriterOptionError: an argument is invalid, or the spool's directory cannot be created or read.
+        InvalidWriterOptionError: an argument is invalid, or the spool's directory cannot be used.
         InvalidLimitError: `max_body_bytes` is out of its range.
     """
 

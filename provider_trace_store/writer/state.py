@@ -45,7 +45,7 @@ class SharedState:
         """Return the counts of this moment.
 
         Args:
-            spool_size: about what the rows in the spool take, in bytes.
+            spool_size: what the spool's files take on the disk, in bytes.
         """
         with self.lock:
             return self._counters.stats(

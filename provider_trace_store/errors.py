@@ -277,9 +277,9 @@ class TraceDecodingError(ProviderTraceStoreError, ValueError):
 
     def __init__(self, trace_id: str | None = None, path: str | None = None) -> None:
         value = f"the {path}" if path else "a stored value"
+        trace = named(trace_id) if trace_id else "a trace"
         super().__init__(
-            f"{value} of {named(trace_id) if trace_id else 'a trace'} is not readable, so this package did not write it: "
-            "find and correct its row with SQL"
+            f"{value} of {trace} is not readable, so this package did not write it: find and correct its row with SQL"
         )
         self.trace_id = trace_id
         self.path = path

@@ -9,3 +9,7 @@ class SegmentDamagedError(Exception):
 
 class SpoolUnavailableError(Exception):
     """The spool cannot take a row: the disk is full or fails, or the spool is as large as it may be."""
+
+
+class SpoolStoppedError(Exception):
+    """The spool is being closed: a file was not read to its end, and stays as it is."""

@@ -7,7 +7,7 @@ far as the trace could be encoded, and four columns before them: when, from whic
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -15,6 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sqlalchemy.dialects import sqlite
 
 from provider_trace_store.database.drivers import sqlite_code
+from provider_trace_store.spool.connections import create_file, has_plain_table, open_file, transaction
+from provider_trace_store.spool.directory import DAMAGED_SUFFIX, logger
+from provider_trace_store.spool.directory import REJECTS as FILE
+from provider_trace_store.spool.errors import SegmentDamagedError
+from provider_trace_store.spool.files import size_on_disk
 from provider_trace_store.spool.statements import insert_statement
 from provider_trace_store.tables.kinds import FULL
 from provider_trace_store.tables.moments import sqlite_text
@@ -26,10 +31,11 @@ if TYPE_CHECKING:
 
     from provider_trace_store.errors import ProviderTraceStoreError
 
-FILE: Final = "rejected.db"
 TABLE: Final = "rejected_traces"
 # How long to wait for another process that writes to the file, in seconds.
-_BUSY_TIMEOUT: Final = 5.0
+_BUSY_TIMEOUT: Final = 1.0
+# After how many traces that were not kept the log says so again.
+_LOGGED: Final = 1000
 _REASONS: Final = ("rejected_at", "rejected_from", "error", "reason")
 
 
@@ -57,33 +63,84 @@ class Rejects:
     Args:
         directory: the spool's directory.
         lock: the lock that is held while the file is used.
+        max_bytes: how large the file may be.
     """
 
-    def __init__(self, directory: Path, lock: Lock) -> None:
+    def __init__(self, directory: Path, lock: Lock, max_bytes: int) -> None:
         self._path = directory / FILE
         self._lock = lock
+        self._max_bytes = max_bytes
+        self._not_kept = 0
+        # What the file takes on the disk, in bytes.
+        self.size = size_on_disk(self._path)
 
     def add(self, rejects: Sequence[Reject]) -> None:
-        """Add traces.
+        """Add traces, as far as the file has room; the others are counted in the log.
 
         Raises:
-            sqlite3.Error: no trace was added.
+            OSError, sqlite3.Error: the file cannot be opened or written to.
         """
         fields = FULL.layout.fields
         values = [_values(reject, fields) for reject in rejects]
         with self._lock:
             try:
-                self._insert(values)
+                not_kept = self._insert(values)
             except sqlite3.DatabaseError as error:
                 if sqlite_code(error) not in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
                     raise
-                self._path.replace(self._path.with_name(f"{FILE}.damaged"))
-                self._insert(values)
+                not_kept = self._start_anew(values)
+            except SegmentDamagedError:
+                not_kept = self._start_anew(values)
+            finally:
+                self.size = size_on_disk(self._path)
+        self._note(not_kept)
 
-    def _insert(self, values: Sequence[Sequence[Any]]) -> None:
-        with closing(sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT)) as connection, connection:
-            connection.execute(_table_statement())
-            connection.executemany(_insert_statement(), values)
+    def _start_anew(self, values: Sequence[Sequence[Any]]) -> int:
+        self._path.replace(self._path.with_name(f"{FILE}{DAMAGED_SUFFIX}"))
+        return self._insert(values)
+
+    def _insert(self, values: Sequence[Sequence[Any]]) -> int:
+        """Insert rows, and return the number of those that the file has no room for."""
+        not_kept = 0
+        with closing(self._connect()) as connection:
+            [page_bytes] = connection.execute("PRAGMA page_size").fetchone()
+            with transaction(connection):
+                try:
+                    connection.execute(f"PRAGMA max_page_count = {max(1, self._max_bytes // page_bytes)}")
+                    connection.execute(_table_statement())
+                except sqlite3.OperationalError as error:
+                    if sqlite_code(error) == sqlite3.SQLITE_FULL:
+                        return len(values)
+                    raise
+                if not has_plain_table(connection, TABLE):
+                    raise SegmentDamagedError
+            for row in values:
+                try:
+                    connection.execute(_insert_statement(), row)
+                except sqlite3.OperationalError as error:
+                    if sqlite_code(error) != sqlite3.SQLITE_FULL:
+                        raise
+                    not_kept += 1
+        return not_kept
+
+    def _connect(self) -> sqlite3.Connection:
+        with suppress(FileNotFoundError):
+            return open_file(self._path, _BUSY_TIMEOUT)
+        with suppress(FileExistsError):
+            return create_file(self._path)
+        # Another process has just created it.
+        return open_file(self._path, _BUSY_TIMEOUT)
+
+    def _note(self, not_kept: int) -> None:
+        before, self._not_kept = self._not_kept, self._not_kept + not_kept
+        if before // _LOGGED != self._not_kept // _LOGGED or (not_kept and not before):
+            logger.error(
+                "%s has no room (%d bytes): %d rejected traces were not kept since the start. Look at its rows, and"
+                " delete them or move the file away",
+                self._path,
+                self._max_bytes,
+                self._not_kept,
+            )
 
 
 @cache

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 from typing import TYPE_CHECKING, Final, Protocol
 
+from provider_trace_store.spool.directory import logger
 from provider_trace_store.spool.errors import SpoolUnavailableError
+from provider_trace_store.spool.files import size_on_disk
 from provider_trace_store.spool.salvage import salvage, set_aside
 
 if TYPE_CHECKING:
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
     from pathlib import Path
     from threading import Lock
 
+    from provider_trace_store.spool.connections import Stop
     from provider_trace_store.tables.kinds import Kind
     from provider_trace_store.tables.rows import Row
 
-# The writer's logger, which hosts know from docs/writer.md.
-logger: Final = logging.getLogger("provider_trace_store.writer")
+# How many damaged files are named in the log, each in a line of its own; then one in as many again.
+_NAMED: Final = 20
 
 
 class Append(Protocol):
@@ -34,11 +36,16 @@ class Rescue:
     Args:
         append: `Spool.append`.
         lock: the lock that its caller holds.
+        stop: whether the spool is being closed.
     """
 
-    def __init__(self, append: Append, lock: Lock) -> None:
+    def __init__(self, append: Append, lock: Lock, stop: Stop) -> None:
         self._append = append
         self._lock = lock
+        self._stop = stop
+        self._files = 0
+        # What the files that were set aside take on the disk, in bytes.
+        self.kept_bytes = 0
         # Files that were read and could not be renamed: they are not read again.
         self.read_and_kept: set[Path] = set()
 
@@ -51,13 +58,16 @@ class Rescue:
 
         Returns:
             None if the rows cannot be appended now; the file stays then.
+
+        Raises:
+            SpoolStoppedError: the spool is being closed.
         """
         try:
-            salvaged = salvage(path, after)
+            salvaged = salvage(path, after, self._stop)
             if salvaged.rows:
                 with self._lock:
                     self._append(salvaged.rows, salvaged.kind, is_rescue=True)
-        except (sqlite3.Error, SpoolUnavailableError):
+        except (sqlite3.Error, OSError, SpoolUnavailableError):
             return None
         count = len(salvaged.rows)
         # Only now: if the process is killed before, the next one reads the file again and finds its rows stored.
@@ -66,5 +76,13 @@ class Rescue:
         except OSError:
             aside = path
             self.read_and_kept.add(path)
-        logger.error("a file of the spool is damaged: %d traces were read, the rest is set aside as %s", count, aside)
+        self.kept_bytes += size_on_disk(aside)
+        self._files += 1
+        if self._files <= _NAMED or not self._files % _NAMED:
+            logger.error(
+                "a file of the spool is damaged: %d traces were read, the rest is set aside as %s (damaged files: %d)",
+                count,
+                aside,
+                self._files,
+            )
         return count

@@ -6,17 +6,19 @@ from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from provider_trace_store.spool.directory import DAMAGED_SUFFIX
 from provider_trace_store.spool.errors import SegmentDamagedError
-from provider_trace_store.spool.segment import JOURNAL_SUFFIX, Segment
+from provider_trace_store.spool.files import JOURNAL_SUFFIX
+from provider_trace_store.spool.segment import Segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from provider_trace_store.spool.connections import Stop
     from provider_trace_store.tables.kinds import Kind
     from provider_trace_store.tables.rows import Row
 
-_DAMAGED_SUFFIX: Final = ".damaged"
 # How many places without a readable row are tried in a row, if the place of the last row cannot be read.
 _LARGEST_HOLE: Final = 1000
 # How long a damaged file is searched, in seconds: the spool does nothing else meanwhile.
@@ -28,34 +30,35 @@ class Salvaged(NamedTuple):
 
     Args:
         kind: the table that the file has; None if its header cannot be read.
-        rows: in their order, each id once.
+        rows: in their order.
     """
 
     kind: Kind | None
     rows: list[Row]
 
 
-def salvage(path: Path, after: int) -> Salvaged:
+def salvage(path: Path, after: int, stop: Stop | None = None) -> Salvaged:
     """Return the readable rows of a damaged file.
 
     Args:
         path: the file.
         after: the place before the rows that are not stored yet.
+        stop: whether the spool is being closed.
 
     Raises:
-        sqlite3.Error: the file cannot be opened now.
+        OSError, sqlite3.Error: the file cannot be opened now.
+        SpoolStoppedError: the spool is being closed.
     """
-    rows: dict[str, Row] = {}
+    rows: list[Row] = []
     kind = None
     with suppress(SegmentDamagedError):
-        segment = Segment.open(path, is_damaged=True)
+        segment = Segment.open(path, stop, is_damaged=True)
         kind = segment.kind
         try:
-            for row in readable_rows(segment, after):
-                rows.setdefault(row.trace_id, row)
+            rows.extend(readable_rows(segment, after))
         finally:
             segment.close()
-    return Salvaged(kind, list(rows.values()))
+    return Salvaged(kind, rows)
 
 
 def readable_rows(segment: Segment, after: int) -> Iterator[Row]:
@@ -66,7 +69,9 @@ def readable_rows(segment: Segment, after: int) -> Iterator[Row]:
         after: the place before the first row.
     """
     place = after
-    last = segment.last_place()
+    last = None
+    with suppress(SegmentDamagedError):
+        last = segment.last_place()
     missed = 0
     deadline = monotonic() + _SEARCH_TIMEOUT
     while (last is None or place < last) and missed < _LARGEST_HOLE and monotonic() < deadline:
@@ -87,7 +92,7 @@ def set_aside(path: Path) -> Path:
     Raises:
         OSError: it cannot be renamed.
     """
-    aside = path.with_name(path.name + _DAMAGED_SUFFIX)
+    aside = path.with_name(path.name + DAMAGED_SUFFIX)
     # The journal first: the file may not be readable without it.
     for suffix in (JOURNAL_SUFFIX, ""):
         with suppress(FileNotFoundError):

@@ -10,12 +10,14 @@ from operator import add
 from typing import TYPE_CHECKING, NamedTuple
 
 from provider_trace_store.spool.errors import SegmentDamagedError
-from provider_trace_store.spool.segment import Segment, delete_file
+from provider_trace_store.spool.files import delete_file
+from provider_trace_store.spool.segment import Segment
 
 if TYPE_CHECKING:
     from pathlib import Path
     from threading import Lock
 
+    from provider_trace_store.spool.connections import Stop
     from provider_trace_store.spool.lock import Ownership
     from provider_trace_store.tables.kinds import Kind
     from provider_trace_store.tables.rows import Row
@@ -28,7 +30,7 @@ class Sealed:
     Args:
         path: the file.
         count: the number of its rows that are not stored in the database.
-        size: about what these rows take, in bytes.
+        size: what the file takes on the disk, in bytes.
         ownership: the lock on a dead process's file; None for a file of this process.
     """
 
@@ -79,11 +81,13 @@ class Backlog:
 
     Args:
         lock: the lock that is held while files are counted; the reading thread has a lock of its own.
+        stop: whether the spool is being closed.
         is_adopted: whether the files are of dead processes.
     """
 
-    def __init__(self, lock: Lock, *, is_adopted: bool) -> None:
+    def __init__(self, lock: Lock, stop: Stop, *, is_adopted: bool) -> None:
         self._lock = lock
+        self._stop = stop
         self.is_adopted = is_adopted
         self.files: deque[Sealed] = deque()
         self.size = 0
@@ -104,10 +108,12 @@ class Backlog:
 
         Raises:
             SegmentDamagedError: the rows cannot be read.
-            sqlite3.Error: the file cannot be opened now.
+            FileNotFoundError, ForeignFileError: the file was removed, or replaced by another.
+            OSError, sqlite3.Error: the file cannot be opened now.
+            SpoolStoppedError: the spool is being closed.
         """
         if self._segment is None:
-            self._segment = Segment.open(self.files[0].path)
+            self._segment = Segment.open(self.files[0].path, self._stop)
             self._place = self._segment.stored_up_to()
         found = self._segment.read(self._place, max_rows, max_bytes, check=self.is_adopted)
         if found:
@@ -130,7 +136,7 @@ class Backlog:
         file = self.files[0]
         uncounted = max(0, len(batch.rows) - file.count)
         with self._lock:
-            self._lessen(len(batch.rows) - uncounted, sum(row.size for row in batch.rows))
+            file.count -= len(batch.rows) - uncounted
         self._place = batch.place
         # If the disk is full, the next process sends the rows again.
         with suppress(sqlite3.Error):
@@ -143,7 +149,7 @@ class Backlog:
             left = self._segment.count_after(batch.place)
         if left:
             with self._lock:
-                self._lessen(-left, 0)
+                file.count += left
         else:
             self._finish()
         return uncounted + left
@@ -155,14 +161,25 @@ class Backlog:
 
     def forget_first(self) -> None:
         """Remove the first file from the backlog, and release its lock if it is the last one of its owner."""
+        self.close()
         with self._lock:
-            file = self.files[0]
-            self._lessen(file.count, file.size)
-            self.files.popleft()
-        owned = file.ownership
-        if owned is not None and all(other.ownership is not owned for other in self.files):
-            owned.release(delete=True)
+            file = self.files.popleft()
+            self.size -= file.size
+        _release(file)
         self._place = 0
+
+    def forget_removed(self) -> int:
+        """Remove the files that are not in the directory any more; return how many rows they had.
+
+        The first one is left: it may be open, and its rows are read then. The caller holds the lock.
+        """
+        rest = list(self.files)[1:]
+        removed = [file for file in rest if not file.path.exists()]
+        for file in removed:
+            self.files.remove(file)
+            self.size -= file.size
+            _release(file)
+        return sum(file.count for file in removed)
 
     def close(self) -> None:
         """Close the file that is being read."""
@@ -173,9 +190,21 @@ class Backlog:
     def release(self) -> None:
         """Close the file that is being read, and let other processes take all files over."""
         self.close()
-        for owned in {id(file.ownership): file.ownership for file in self.files}.values():
-            if owned is not None:
-                owned.release(delete=False)
+        for owned in self._ownerships():
+            owned.release(delete=False)
+
+    def forget(self) -> None:
+        """Leave the locks to the parent, in a forked child."""
+        for owned in self._ownerships():
+            owned.forget()
+
+    def count_owners(self) -> int:
+        """Return the number of dead processes whose locks are held."""
+        return len(self._ownerships())
+
+    def _ownerships(self) -> list[Ownership]:
+        owned = {id(file.ownership): file.ownership for file in self.files}
+        return [one for one in owned.values() if one is not None]
 
     def _finish(self) -> None:
         self.close()
@@ -183,9 +212,8 @@ class Backlog:
             delete_file(self.files[0].path)
         self.forget_first()
 
-    def _lessen(self, count: int, size: int) -> None:
-        file = self.files[0]
-        size = min(size, file.size)
-        file.count -= count
-        file.size -= size
-        self.size -= size
+
+def _release(file: Sealed) -> None:
+    """Release the lock of a file that was removed from a backlog, if it is the last one of its owner."""
+    if file.ownership is not None:
+        file.ownership.leave()

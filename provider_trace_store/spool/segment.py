@@ -4,52 +4,45 @@ The file's table is one of the package's own, `provider_traces` or `provider_tra
 indexes: a repository on the file can read it. SQLite's `user_version` is the `rowid` of the last row that was stored in
 the database. SQLite's `application_id` marks the file as the spool's, and says which table it has.
 
+A trace that is submitted again while its row is in the file gets a row, too: its id is followed by a NUL and a number,
+so that the file's primary key takes it. Reading a row removes both.
+
 The journal mode is `PERSIST`: SQLite keeps the rollback journal's file and overwrites it. Appends are fast with it: new
 pages are not written to the journal, nothing is copied later, and a reader shares no memory with the writer.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from provider_trace_store.codec import decode
-from provider_trace_store.database.drivers import sqlite_code
+from provider_trace_store.spool.connections import Guard, Stop, create_file, has_plain_table, open_file, transaction
 from provider_trace_store.spool.errors import SegmentDamagedError
+from provider_trace_store.spool.files import delete_file, size_on_disk
 from provider_trace_store.spool.statements import insert_statement, select_statement, table_statement
 from provider_trace_store.tables.kinds import FULL, METADATA
 from provider_trace_store.tables.moments import moment_of, sqlite_text
-from provider_trace_store.tables.rows import Row, row_size
+from provider_trace_store.tables.rows import LARGEST_MAX_BODY_BYTES, Row, row_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
     from provider_trace_store.tables.kinds import Kind
 
 FILE_SUFFIX: Final = ".db"
-JOURNAL_SUFFIX: Final = "-journal"
 # By id and not by table name: a host that migrates such a file adds the other table, too.
 _KINDS: Final[dict[int, Kind]] = {
     0x50545346: FULL,  # "PTSF"
     0x5054534D: METADATA,  # "PTSM"
 }
-# For bodies of tens of kilobytes. Larger pages mean fewer pages, and more bytes in the journal for each append.
-_PAGE_BYTES: Final = 2**14
-# SQLite's result codes (https://sqlite.org/rescode.html) that say nothing about the file's contents.
-_NOT_DAMAGE: Final = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_PROTOCOL,
-    }
-)
+# Small, so that a file of a few rows is small: an append takes as long as with pages of 16 KiB, also of large bodies.
+PAGE_BYTES: Final = 2**12
+# Follows the id of a row whose id an earlier row of the file has: a number comes after it. No id has this character.
+_REPEAT: Final = "\0"
 
 
 class Spooled(NamedTuple):
@@ -71,15 +64,19 @@ class Segment:
         path: the file.
         connection: the connection to it.
         kind: the table that it has.
+        guard: ends the connection's statements in time.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, kind: Kind) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, kind: Kind, guard: Guard) -> None:
         self.path = path
         self.kind = kind
         self._connection = connection
+        self._guard = guard
         self._table = kind.table.name
         self._insert = insert_statement(self._table, kind)
         self._select = select_statement(kind)
+        self._file = os.lstat(path)
+        self._size_on_disk = size_on_disk(path)
 
     @classmethod
     def create(cls, path: Path, kind: Kind, *, fsync: bool) -> Segment:
@@ -91,11 +88,11 @@ class Segment:
             fsync: whether an append waits until its rows would survive a loss of power.
 
         Raises:
-            sqlite3.Error: it cannot be created.
+            OSError, sqlite3.Error: it cannot be created.
         """
-        connection = _connect(path)
+        connection = create_file(path)
         try:
-            connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             _configure(connection, fsync=fsync)
             # No other process uses the file, and a reader would make an append wait.
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -104,39 +101,47 @@ class Segment:
             connection.execute(f"PRAGMA application_id = {application_id}")
             connection.execute(table_statement(kind))
             connection.execute("COMMIT")
+            return cls(path, connection, kind, Guard(connection, Stop()))
         except BaseException:
             connection.close()
+            with suppress(OSError):
+                delete_file(path)
             raise
-        return cls(path, connection, kind)
 
     @classmethod
-    def open(cls, path: Path, *, is_damaged: bool = False) -> Segment:
+    def open(cls, path: Path, stop: Stop | None = None, *, is_damaged: bool = False) -> Segment:
         """Open a file to read it; SQLite rolls back a transaction that the file's writer did not end.
 
         Args:
             path: the file.
+            stop: whether the spool is being closed.
             is_damaged: whether to open it even if it is shorter than its header says.
 
         Raises:
             SegmentDamagedError: it is not a file of the spool, or its header cannot be read.
-            sqlite3.Error: it cannot be opened now.
+            FileNotFoundError, ForeignFileError: it does not exist, or must not be opened.
+            OSError, sqlite3.Error: it cannot be opened now.
         """
-        connection = _connect(path)
+        connection = open_file(path)
         try:
-            with _damage_named():
+            guard = Guard(connection, stop or Stop())
+            # A value that no writer has written is not read into memory.
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_MAX_BODY_BYTES)
+            with guard.damage_named():
                 if is_damaged:
                     # Without this pragma SQLite reads nothing of a truncated file.
                     connection.execute("PRAGMA writable_schema = ON")
                 _configure(connection, fsync=False)
                 [application_id] = connection.execute("PRAGMA application_id").fetchone()
+                kind = _KINDS.get(application_id)
+                is_ours = kind is not None and has_plain_table(connection, kind.table.name)
+            if kind is not None and is_ours:
+                return cls(path, connection, kind, guard)
         except BaseException:
             connection.close()
             raise
-        kind = _KINDS.get(application_id)
-        if kind is None:
-            connection.close()
-            raise SegmentDamagedError
-        return cls(path, connection, kind)
+        connection.close()
+        raise SegmentDamagedError
 
     def append(self, rows: Iterable[Row]) -> None:
         """Append rows in one transaction; a kill of the process afterwards does not lose them.
@@ -149,18 +154,36 @@ class Segment:
         if len(values) == 1:
             self._connection.execute(self._insert, values[0])
             return
-        self._connection.execute("BEGIN")
-        try:
+        with transaction(self._connection):
             self._connection.executemany(self._insert, values)
-            self._connection.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
-            raise
+
+    def append_repeats(self, rows: Iterable[Row]) -> None:
+        """Append rows whose ids may be in the file already, otherwise as `append`."""
+        with transaction(self._connection):
+            for row in rows:
+                values = _stored_values(self.kind, row)
+                try:
+                    self._connection.execute(self._insert, values)
+                except sqlite3.IntegrityError:
+                    values[0] = f"{values[0]}{_REPEAT}{self.last_place() + 1}"
+                    self._connection.execute(self._insert, values)
+
+    def size_in_place(self) -> int | None:
+        """Return the bytes of the file and its journal, or None if the file is not in its directory any more."""
+        try:
+            found = os.lstat(self.path)
+        except OSError:
+            return None
+        if found.st_ino != self._file.st_ino or found.st_dev != self._file.st_dev:
+            return None
+        if found.st_size != self._file.st_size:
+            # The journal grows only in a transaction in which the file grows.
+            self._file, self._size_on_disk = found, size_on_disk(self.path)
+        return self._size_on_disk
 
     def stored_up_to(self) -> int:
         """Return the place of the last row that was stored in the database, 0 if none was."""
-        with _damage_named():
+        with self._guard.damage_named():
             [place] = self._connection.execute("PRAGMA user_version").fetchone()
         return int(place)
 
@@ -172,19 +195,19 @@ class Segment:
         """
         self._connection.execute(f"PRAGMA user_version = {int(place)}")
 
+    def count_waiting(self) -> int:
+        """Return the number of rows that are not stored yet; SegmentDamagedError if that cannot be true."""
+        stored = self.stored_up_to()
+        if not 0 <= stored <= self.last_place():
+            raise SegmentDamagedError
+        return self.count_after(stored)
+
     def count_after(self, place: int) -> int:
         """Return the number of rows after a place; SegmentDamagedError if it cannot be read."""
         statement = f"SELECT count(*) FROM {self._table} WHERE rowid > ?"  # noqa: S608  (a constant)
-        with _damage_named():
+        with self._guard.damage_named():
             [count] = self._connection.execute(statement, (place,)).fetchone()
         return int(count)
-
-    def may_have_rows(self) -> bool:
-        """Say whether the file has a row, or cannot be read."""
-        try:
-            return self.count_after(0) > 0
-        except (SegmentDamagedError, sqlite3.Error):
-            return True
 
     def read(self, after: int, max_rows: int, max_bytes: int, *, check: bool = False) -> list[Spooled]:
         """Return rows in their order, the first one however large it is.
@@ -201,7 +224,7 @@ class Segment:
         """
         found: list[Spooled] = []
         size = 0
-        with _damage_named(), closing(self._connection.execute(self._select, (after, max_rows))) as cursor:
+        with self._guard.damage_named(), closing(self._connection.execute(self._select, (after, max_rows))) as cursor:
             for values in cursor:
                 spooled = _spooled(self.kind, values)
                 if spooled.place <= (found[-1].place if found else after):
@@ -218,31 +241,24 @@ class Segment:
     def next_place(self, place: int) -> int:
         """Return the place of the next row of a damaged file, or the next number if that cannot be read."""
         statement = f"SELECT min(rowid) FROM {self._table} WHERE rowid > ?"  # noqa: S608  (a constant)
-        with suppress(sqlite3.Error):
+        with suppress(sqlite3.Error, SegmentDamagedError), self._guard.damage_named():
             [found] = self._connection.execute(statement, (place,)).fetchone()
             if found is not None:
                 # The key of a row may be readable although the row is not.
                 return max(place + 1, int(found))
         return place + 1
 
-    def last_place(self) -> int | None:
-        """Return the place of the last row of a damaged file, None if that cannot be read."""
+    def last_place(self) -> int:
+        """Return the place of the last row, 0 if there is none; SegmentDamagedError if it cannot be read."""
         statement = f"SELECT max(rowid) FROM {self._table}"  # noqa: S608  (a constant)
-        with suppress(sqlite3.Error):
+        with self._guard.damage_named():
             [found] = self._connection.execute(statement).fetchone()
             return int(found or 0)
-        return None
 
     def close(self) -> None:
         """Close the file, which stays on disk."""
         with suppress(sqlite3.Error):
             self._connection.close()
-
-
-def delete_file(path: Path) -> None:
-    """Delete a file of the spool, its journal first: a journal without its file would be applied to a later one."""
-    path.with_name(path.name + JOURNAL_SUFFIX).unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
 
 
 def _stored_values(kind: Kind, row: Row) -> list[Any]:
@@ -255,6 +271,7 @@ def _stored_values(kind: Kind, row: Row) -> list[Any]:
 
 def _spooled(kind: Kind, found: tuple[Any, ...]) -> Spooled:
     place, *values = found
+    values[0] = values[0].partition(_REPEAT)[0]
     for number in kind.layout.moments:
         if values[number] is not None:
             values[number] = moment_of(values[number])
@@ -269,27 +286,7 @@ def _check_documents(kind: Kind, row: Row) -> None:
             decode(row.values[place])
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    # Several threads use the connection, one after the other.
-    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
-
-
 def _configure(connection: sqlite3.Connection, *, fsync: bool) -> None:
     connection.execute("PRAGMA journal_mode = PERSIST")
     connection.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'OFF'}")
     connection.execute(f"PRAGMA fullfsync = {'ON' if fsync else 'OFF'}")
-
-
-@contextmanager
-def _damage_named() -> Iterator[None]:
-    """Raise SegmentDamagedError for an error that says that a file's contents are wrong."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        if sqlite_code(error) in _NOT_DAMAGE:
-            raise
-    except (ValueError, OverflowError, TypeError):
-        pass  # a column holds a value of another type, or text that is not a date
-    else:
-        return
-    raise SegmentDamagedError

@@ -18,16 +18,18 @@ from typing import TYPE_CHECKING, Final
 
 from provider_trace_store.spool.active import ActiveFiles
 from provider_trace_store.spool.adoption import Adoption
-from provider_trace_store.spool.errors import SegmentDamagedError, SpoolUnavailableError
+from provider_trace_store.spool.connections import Stop
+from provider_trace_store.spool.directory import logger
+from provider_trace_store.spool.errors import SegmentDamagedError, SpoolStoppedError, SpoolUnavailableError
+from provider_trace_store.spool.files import ForeignFileError
 from provider_trace_store.spool.rejects import Rejects
 from provider_trace_store.spool.rescue import Rescue
-from provider_trace_store.spool.sealed import Backlog, Change
+from provider_trace_store.spool.sealed import Backlog, Change, SpoolBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from provider_trace_store.spool.sealed import SpoolBatch
     from provider_trace_store.tables.kinds import Kind
     from provider_trace_store.tables.rows import Row
 
@@ -41,11 +43,14 @@ class Spool:
     Args:
         directory: the directory of the files; it exists.
         kind: the table that rows are appended for.
-        max_bytes: about how many bytes may wait.
+        max_bytes: how many bytes its files may take on the disk; rejected traces take at most half of them.
         fsync: whether an append waits until its rows would survive a loss of power.
+        on_change: called with what was lost because files were removed, with `lock` held.
     """
 
-    def __init__(self, directory: Path, kind: Kind, *, max_bytes: int, fsync: bool) -> None:
+    def __init__(
+        self, directory: Path, kind: Kind, *, max_bytes: int, fsync: bool, on_change: Callable[[Change], None]
+    ) -> None:
         self._kind = kind
         self._max_bytes = max_bytes
         self._is_closed = False
@@ -54,18 +59,24 @@ class Spool:
         self.lock = Lock()
         # Held while anything else is done with a file. It is taken before `lock`.
         self.reading = Lock()
-        self.rejects = Rejects(directory, self.reading)
-        self._own = Backlog(self.lock, is_adopted=False)
-        self._adopted = Backlog(self.lock, is_adopted=True)
+        self.rejects = Rejects(directory, self.reading, max_bytes // 2)
+        self._stop = Stop()
+        self._on_change = on_change
+        self._own = Backlog(self.lock, self._stop, is_adopted=False)
+        self._adopted = Backlog(self.lock, self._stop, is_adopted=True)
         self._next_backlogs = (self._own, self._adopted)
-        self._active = ActiveFiles(directory, fsync=fsync, on_sealed=self._own.add)
-        self._rescue = Rescue(self.append, self.lock)
-        self._adoption = Adoption(directory, self._adopted, self.lock, self._rescue)
+        self._active = ActiveFiles(directory, fsync=fsync, on_sealed=self._own.add, on_removed=self._note_removed)
+        self._rescue = Rescue(self.append, self.lock, self._stop)
+        self._adoption = Adoption(directory, self._adopted, self.lock, self._rescue, self._stop)
 
     @property
     def size(self) -> int:
-        """About what all rows that wait take, in bytes."""
-        return self._active.size + self._own.size + self._adopted.size
+        """What the files take on the disk, with those of rejected traces and damaged ones, in bytes."""
+        return self._waiting + self._active.disk
+
+    @property
+    def _waiting(self) -> int:
+        return self._own.size + self._adopted.size + self._rescue.kept_bytes + self.rejects.size
 
     @property
     def has_sealed(self) -> bool:
@@ -88,7 +99,7 @@ class Spool:
 
     def has_room_for(self, size: int) -> bool:
         """Say whether rows of about so many bytes can probably be appended."""
-        return not self._is_closed and not self._has_refused and self.size + size <= self._max_bytes
+        return not self._is_closed and not self._has_refused and self._fits(size)
 
     def append(self, rows: Sequence[Row], kind: Kind | None = None, *, is_rescue: bool = False) -> None:
         """Append rows; a kill of the process afterwards does not lose them. The caller holds `lock`.
@@ -102,7 +113,7 @@ class Spool:
             SpoolUnavailableError: no row was appended.
         """
         size = sum([row.size for row in rows])
-        if self._is_closed or (self.size + size > self._max_bytes and not is_rescue):
+        if self._is_closed or not (is_rescue or self._fits(size)):
             raise SpoolUnavailableError
         try:
             self._active.append(rows, kind or self._kind, size)
@@ -119,11 +130,13 @@ class Spool:
         if not self._active.count:
             return
         with self.reading:
+            following = None
             try:
                 # Before `lock` is taken: creating a file takes many times as long as an append.
-                following = self._active.new_file(self._kind)
+                if self._active.has_lock:
+                    following = self._active.new_file(self._kind)
             except (sqlite3.Error, OSError):
-                following = None
+                pass  # the next append tries again
             with self.lock:
                 self._active.replace(following)
 
@@ -138,7 +151,7 @@ class Spool:
             The rows, None if there are none; and what damaged files have changed.
 
         Raises:
-            sqlite3.Error: a file cannot be opened now.
+            OSError, sqlite3.Error: a file cannot be opened now.
             SpoolUnavailableError: a file is damaged, and its readable rows cannot be appended now.
         """
         change = Change()
@@ -149,19 +162,19 @@ class Spool:
             for backlog in backlogs if not self._is_closed else ():
                 while backlog.files:
                     try:
-                        batch = backlog.read(max_rows, max_bytes)
-                    except SegmentDamagedError:
-                        if (rescued := self._rescue_first(backlog)) is None:
-                            is_blocked = True
-                            break
-                        change = change.plus(rescued)
+                        found = self._read(backlog, max_rows, max_bytes)
+                    except SpoolStoppedError:
+                        return None, change
+                    except SpoolUnavailableError:
+                        is_blocked = True
+                        break
                     except (sqlite3.Error, OSError):
                         if change == Change():
                             raise
                         return None, change
-                    else:
-                        if batch is not None:
-                            return batch, change
+                    if isinstance(found, SpoolBatch):
+                        return found, change
+                    change = change.plus(found)
         if is_blocked and change == Change():
             raise SpoolUnavailableError
         return None, change
@@ -171,12 +184,18 @@ class Spool:
         with self.reading:
             return batch.backlog.settle(batch)
 
-    def adopt(self) -> Change:
-        """Take over the files of dead processes that no other process has taken over."""
-        # Listed before this process's own name is read: its files are in the list only if it has a name by then.
-        owners = self._adoption.owners()
+    def adopt(self) -> tuple[Change, bool]:
+        """Take over files of dead processes that no other process has taken over, for a short time.
+
+        Returns:
+            What has changed, and whether every file that is in the directory was looked at.
+        """
         with self.reading:
-            return Change() if self._is_closed else self._adoption.adopt(owners - {self._active.owner})
+            if self._is_closed:
+                return Change(), True
+            if self._adoption.is_done:
+                self._adoption.list_owners(self._active.owner)
+            return self._adoption.adopt(), self._adoption.is_done
 
     def close(self, timeout: float) -> None:
         """Close all files; those that have rows are for the next process that starts.
@@ -185,6 +204,8 @@ class Spool:
             timeout: how long to wait for another thread that uses a file, in seconds. A file that is in use for
                 longer is closed when the process ends.
         """
+        # A read that is running ends.
+        self._stop.is_set = True
         is_reading = self.reading.acquire(timeout=timeout)
         try:
             if self.lock.acquire(timeout=timeout):
@@ -193,6 +214,7 @@ class Spool:
                     if is_reading:
                         self._active.replace(None)
                         self._own.close()
+                        self._adoption.release()
                         self._adopted.release()
                         self._active.release(delete=not self._own.files)
                 finally:
@@ -204,14 +226,46 @@ class Spool:
     def abandon(self) -> None:
         """Forget the files, in a forked child: they are the parent's, and closing them would disturb the parent."""
         _inherited.append(self)
+        self._active.forget()
+        self._adopted.forget()
+        self._adoption.forget()
 
-    def _rescue_first(self, backlog: Backlog) -> Change | None:
-        """Append the readable rows of a backlog's first file; return None if they cannot be appended now."""
+    def _read(self, backlog: Backlog, max_rows: int, max_bytes: int) -> SpoolBatch | Change:
+        """Return a backlog's next rows, or what has changed because its first file has none left."""
+        try:
+            return backlog.read(max_rows, max_bytes) or Change()
+        except SegmentDamagedError:
+            pass
+        except (FileNotFoundError, ForeignFileError):
+            return _forgotten(backlog)
+        return self._rescue_first(backlog)
+
+    def _rescue_first(self, backlog: Backlog) -> Change:
+        """Append the readable rows of a backlog's first file; SpoolUnavailableError if they cannot be appended now."""
         file, place = backlog.give_up_first()
         rescued = self._rescue.move_rows(file.path, after=place)
         if rescued is None:
-            return None
+            raise SpoolUnavailableError
         lost, uncounted = max(0, file.count - rescued), max(0, rescued - file.count)
         left = 0 if backlog.is_adopted else file.count
         backlog.forget_first()
         return Change(adopted=uncounted, lost=lost, left=left, came=rescued)
+
+    def _fits(self, size: int) -> bool:
+        return self._waiting + self._active.disk_after(size) <= self._max_bytes
+
+    def _note_removed(self, lost: int) -> None:
+        """Count rows of the open file that were lost with it, and those of other files that were removed as well."""
+        lost += self._own.forget_removed()
+        adopted = self._adopted.forget_removed()
+        self._on_change(Change(lost=lost + adopted, left=lost))
+
+
+def _forgotten(backlog: Backlog) -> Change:
+    """Remove a backlog's first file, which was removed or replaced, from it; return what has changed."""
+    file = backlog.files[0]
+    logger.error("a file of the spool was removed or replaced: %d traces are dropped: %s", file.count, file.path)
+    if file.ownership is not None:
+        file.ownership.is_complete = False
+    backlog.forget_first()
+    return Change(lost=file.count, left=0 if backlog.is_adopted else file.count)

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from provider_trace_store.errors import InvalidWriterOptionError, ProviderTraceStoreError
+from provider_trace_store.spool.directory import DirectoryRefusedError, has_files, prepared
 from provider_trace_store.tables.kinds import kind_for
 from provider_trace_store.tables.rows import DEFAULT_MAX_BODY_BYTES, check_max_body_bytes
 
@@ -76,7 +77,8 @@ class WriterOptions:
         block_timeout: in seconds, 0 to 3,600.
         max_queue_bytes: the most bytes that wait in memory; one trace may always wait, however large it is.
         max_queue_traces: the most traces that wait in memory.
-        max_spool_bytes: about how many bytes wait in the spool at most.
+        max_spool_bytes: about how many bytes the files of the spool may take on the disk, with rejected traces, which
+            take at most half of them.
         batch_rows: the most traces in one transaction, 1 to 1,000.
         batch_bytes: the most bytes in one transaction; one trace may always be sent, however large it is.
         batch_age: how long a trace waits for others to be sent with it, in seconds, 0 to 3,600.
@@ -92,7 +94,7 @@ class WriterOptions:
             that closes the writer.
 
     Raises:
-        InvalidWriterOptionError: an argument is invalid, or the spool's directory cannot be created or read.
+        InvalidWriterOptionError: an argument is invalid, or the spool's directory cannot be used.
         InvalidLimitError: `max_body_bytes` is out of its range.
     """
 
@@ -147,7 +149,7 @@ class WriterOptions:
     @property
     def has_files(self) -> bool:
         """Whether the spool's directory has a file."""
-        return self.spool_path is not None and any(self.spool_path.iterdir())
+        return self.spool_path is not None and has_files(self.spool_path)
 
     @property
     def is_durable(self) -> bool:
@@ -209,11 +211,9 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...], *, has_spo
 
 def _created(directory: Path) -> Path:
     try:
-        # The files hold bodies: only this user may read them.
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        any(directory.iterdir())
+        return prepared(directory)
+    except DirectoryRefusedError as error:
+        problem = str(error)
     except OSError as error:
-        problem = error.strerror
-    else:
-        return directory.resolve()
-    raise InvalidWriterOptionError("spool_dir", f"cannot be created or read: {problem}")
+        problem = f"cannot be created or read: {error.strerror}"
+    raise InvalidWriterOptionError("spool_dir", problem)

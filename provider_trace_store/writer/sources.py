@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # How often the spool is searched for files of processes that have died meanwhile, in seconds.
 ADOPTION_INTERVAL: Final = 10.0
+# How long other work goes first while files are being taken over, in seconds.
+_ADOPTION_PAUSE: Final = 0.05
 # How long the spool is left alone after a failure to read it, in seconds.
 _UNREADABLE_PAUSE: Final = 1.0
 # The longest pause after a postponed row, in seconds.
@@ -62,11 +64,15 @@ class AdoptionSource:
         return self._next
 
     def work(self) -> None:
-        """Take over every file that can be taken over."""
+        """Take over files for a short time."""
+        pause = ADOPTION_INTERVAL
         try:
-            self._state.changed_in_spool(self._spool.adopt())
+            change, is_done = self._spool.adopt()
+            self._state.changed_in_spool(change)
+            if not is_done:
+                pause = _ADOPTION_PAUSE
         finally:
-            self._next = monotonic() + ADOPTION_INTERVAL
+            self._next = monotonic() + pause
 
 
 class MemorySource:

@@ -45,13 +45,13 @@ class SharedState:
         """Return the counts of this moment.
 
         Args:
-            spool_size: about what the rows in the spool take, in bytes.
+            spool_size: what the spool's files take on the disk, in bytes.
         """
         with self.lock:
             return self._counters.stats(
                 queued=len(self.queue),
                 queued_bytes=self.queue.bytes,
-                spooled_bytes=spool_size if self._counters.spooled else 0,
+                spooled_bytes=spool_size,
             )
 
     def take(self, submission: Submission, *, or_spill: bool = False) -> bool:

@@ -23,7 +23,7 @@ class WriterStats:
             file of the spool.
         adopted: the part of `accepted` that a dead process left in the spool.
         queued_bytes: what the traces in memory take, in bytes.
-        spooled_bytes: about what the traces in the spool take, in bytes.
+        spooled_bytes: what the spool's files take on the disk, in bytes: those of this writer, and of rejected traces.
         retries: how often a batch was sent again.
     """
 

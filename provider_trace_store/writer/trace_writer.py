@@ -176,7 +176,13 @@ class TraceWriter:
         state, log = SharedState(options), ThrottledLog()
         spool = None
         if options.spool_path is not None:
-            spool = Spool(options.spool_path, options.kind, max_bytes=options.max_spool_bytes, fsync=options.fsync)
+            spool = Spool(
+                options.spool_path,
+                options.kind,
+                max_bytes=options.max_spool_bytes,
+                fsync=options.fsync,
+                on_change=state.changed_in_spool,
+            )
         destination = DatabaseDestination(self._new_session, self._options.transaction_timeout)
         worker = Worker(options, state, spool, destination, telemetry=self._telemetry, log=log)
         return _Parts(spool, state, Intake(options, state, spool, log), worker)

@@ -20,8 +20,9 @@ from sqlalchemy.orm import Session
 from provider_trace_store import ProviderTrace, ProviderTraceRepository, TraceWriter
 from provider_trace_store.migrations import upgrade
 from provider_trace_store.spool.errors import SegmentDamagedError
+from provider_trace_store.spool.files import delete_file
 from provider_trace_store.spool.lock import Ownership
-from provider_trace_store.spool.segment import Segment, delete_file
+from provider_trace_store.spool.segment import Segment
 from provider_trace_store.tables.kinds import FULL
 from provider_trace_store.tables.rows import RowMaker
 from provider_trace_store.writer.signals import Signals

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sqlite3
 import threading
 import weakref
@@ -317,19 +318,18 @@ def test_a_lock_whose_file_another_deletes_meanwhile_is_taken_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "x.lock"
-    connect = sqlite3.connect
+    opened = os.open
     calls = 0
 
-    def meddling(*arguments: Any, **options: Any) -> sqlite3.Connection:
+    def meddling(*arguments: Any) -> int:
         nonlocal calls
-        connection: sqlite3.Connection = connect(*arguments, **options)
-        connection.execute("PRAGMA schema_version").fetchone()
+        descriptor = opened(*arguments)
         calls += 1
         if calls < 3:
             path.unlink()
-        return connection
+        return descriptor
 
-    monkeypatch.setattr("provider_trace_store.spool.lock.sqlite3.connect", meddling)
+    monkeypatch.setattr("provider_trace_store.spool.lock.os.open", meddling)
     owned = Ownership.take(path)
     monkeypatch.undo()
     assert owned is not None

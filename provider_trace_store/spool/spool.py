@@ -13,7 +13,7 @@ files of a dead process are taken over by exactly one other process: see `Owners
 from __future__ import annotations
 
 import sqlite3
-from threading import Lock
+import threading
 from typing import TYPE_CHECKING, Final
 
 from provider_trace_store.spool.active import ActiveFiles
@@ -51,9 +51,9 @@ class Spool:
         self._is_closed = False
         self._has_refused = False
         # Held for the time of one append.
-        self.lock = Lock()
+        self.lock = threading.Lock()
         # Held while anything else is done with a file. It is taken before `lock`.
-        self.reading = Lock()
+        self.reading = threading.Lock()
         self.rejects = Rejects(directory, self.reading)
         self._own = Backlog(self.lock, is_adopted=False)
         self._adopted = Backlog(self.lock, is_adopted=True)

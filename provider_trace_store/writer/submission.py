@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from provider_trace_store.codec import encode_utf8
 from provider_trace_store.errors import TraceEncodingError, TraceTooLargeError
@@ -32,6 +32,18 @@ _PROTOCOL: Final = 5
 _TRIES: Final = 3
 
 
+class Position(NamedTuple):
+    """A place in the order of all traces that come into memory.
+
+    Args:
+        number: how many traces came up to here.
+        end: their bytes.
+    """
+
+    number: int = 0
+    end: int = 0
+
+
 class Submission:
     """One trace of one organization, as it was when it was submitted; it becomes a row when it is sent.
 
@@ -41,7 +53,7 @@ class Submission:
         is_encoded: whether to make the row now, and not when it is sent.
     """
 
-    __slots__ = ("_documents", "_error", "_immutable", "_maker", "_row", "_storable", "id", "since", "size")
+    __slots__ = ("_documents", "_error", "_immutable", "_maker", "_row", "_storable", "id", "position", "since", "size")
 
     def __init__(self, trace: BaseProviderTrace, maker: RowMaker, *, is_encoded: bool = False) -> None:
         given = trace.__dict__
@@ -50,6 +62,8 @@ class Submission:
         self._row: Row | None = None
         self._error: TraceEncodingError | TraceTooLargeError | None = None
         self.since = 0.0
+        # In the memory queue, which sets it.
+        self.position: Position
         self._documents: bytes | tuple[str, ...] | None
         if is_encoded:
             self._encode_now(trace)

@@ -12,6 +12,7 @@ from uuid_utils import uuid7
 
 from provider_trace_store.database.drivers import sqlite_code
 from provider_trace_store.spool.directory import lock_of, segment_of, sync_directory
+from provider_trace_store.spool.errors import SegmentDamagedError
 from provider_trace_store.spool.lock import Ownership
 from provider_trace_store.spool.sealed import Sealed
 from provider_trace_store.spool.segment import Segment, delete_file
@@ -28,7 +29,7 @@ SEGMENT_BYTES: Final = 64 * 2**20
 _TRIES: Final = 5
 
 
-@dataclass
+@dataclass(eq=False)
 class Active:
     """The file that rows are appended to.
 
@@ -75,6 +76,20 @@ class ActiveFiles:
         """About what these rows take, in bytes."""
         active = self._active
         return active.size if active else 0
+
+    @property
+    def place(self) -> tuple[Active | None, int]:
+        """The file that is appended to, and how many rows it has."""
+        return self._active, self.count
+
+    def has_grown(self, place: object) -> bool:
+        """Say whether the open file has more rows than at `place`; they are counted in the file."""
+        active = self._active
+        if active is None:
+            return False
+        with suppress(SegmentDamagedError, sqlite3.Error):
+            active.count = active.segment.count_after(0)
+        return (active, active.count) != place if active.count else False
 
     def append(self, rows: Sequence[Row], kind: Kind, size: int) -> None:
         """Append rows.

@@ -114,6 +114,15 @@ class Spool:
         # Outside of the handler: the driver's error, which may hold a path, is not chained.
         raise SpoolUnavailableError
 
+    @property
+    def place(self) -> object:
+        """Where the next row is appended, for `has_grown`; ask with `lock` held."""
+        return self._active.place
+
+    def has_grown(self, place: object) -> bool:
+        """Say whether rows were appended since `place`, by an append that was interrupted. The caller holds `lock`."""
+        return self._active.has_grown(place)
+
     def seal(self) -> None:
         """Seal the file that was appended to, so that it can be read, and begin another file."""
         if not self._active.count:

@@ -36,7 +36,7 @@ class MemoryQueue:
         self._counters = counters
         # The first may have left already, until `forget`.
         self._traces: deque[Submission] = deque()
-        # The position of the last trace in flight.
+        # The position of the last trace in flight; that of the last one that has left, if none is.
         self._sent = Position()
 
     def __len__(self) -> int:
@@ -62,7 +62,7 @@ class MemoryQueue:
     def oldest(self) -> float | None:
         """When the first waiting trace came, by the monotonic clock; None if none waits."""
         traces = self._traces
-        number = self._in_flight.number + 1
+        number = self._sent.number + 1
         return traces[number - traces[0].position.number].since if self._came.number >= number else None
 
     @property
@@ -89,24 +89,35 @@ class MemoryQueue:
             number - left < options.max_queue_traces and end + submission.size - left_end <= options.max_queue_bytes
         )
 
-    def append(self, submission: Submission, notify: Callable[[], None]) -> None:
-        """Add a trace.
+    def take(self, submission: Submission, notify: Callable[[], None]) -> bool:
+        """Add a trace if there is room; return whether there was.
 
         Args:
             submission: the trace.
             notify: called if the writer's thread must look: at the first trace, and at a full batch. It is called
                 first, so that adding the trace is the last step.
         """
-        number, end = self._came
-        sent, sent_end = self._in_flight
-        options = self._options
-        submission.position = Position(number + 1, end + submission.size)
-        if (
-            number == sent
-            or number + 1 - sent >= options.batch_rows
-            or end + submission.size - sent_end >= options.batch_bytes
+        # In the path of each submit: the properties would cost as much again.
+        traces, options = self._traces, self._options
+        left, left_end = self._counters.left
+        number, end = traces[-1].position if traces else (left, left_end)
+        new_end = end + submission.size
+        if number != left and (
+            number - left >= options.max_queue_traces or new_end - left_end > options.max_queue_bytes
         ):
+            return False
+        sent, sent_end = self._sent
+        submission.position = Position(number + 1, new_end)
+        waiting = number + 1 - sent
+        if waiting == 1 or waiting >= options.batch_rows or new_end - sent_end >= options.batch_bytes:
             notify()
+        traces.append(submission)
+        return True
+
+    def append(self, submission: Submission) -> None:
+        """Add a trace that was in the queue before, whether there is room or not."""
+        number, end = self._came
+        submission.position = Position(number + 1, end + submission.size)
         self._traces.append(submission)
 
     def take_batch(self) -> list[Submission]:
@@ -135,7 +146,7 @@ class MemoryQueue:
 
     def put_back(self) -> None:
         """Let all traces in flight wait again, before the others."""
-        self._sent = Position()
+        self._sent = self._counters.left
 
     @property
     def first(self) -> Submission | None:
@@ -151,11 +162,12 @@ class MemoryQueue:
         except IndexError:
             return self._counters.left
 
-    @property
-    def _in_flight(self) -> Position:
-        return max(self._sent, self._counters.left)
-
     def _has_batches(self, count: int) -> bool:
-        number, end = self._came
-        sent, sent_end = self._in_flight
-        return number - sent >= count * self._options.batch_rows or end - sent_end >= count * self._options.batch_bytes
+        traces = self._traces
+        try:
+            number, end = traces[-1].position
+        except IndexError:
+            return False
+        sent, sent_end = self._sent
+        options = self._options
+        return number - sent >= count * options.batch_rows or end - sent_end >= count * options.batch_bytes

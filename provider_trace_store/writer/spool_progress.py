@@ -42,7 +42,7 @@ class SpoolProgress:
 
     def has_left(self, target: int) -> bool:
         """Say whether the first `target` rows, and all rows of damaged files, have left."""
-        return self._left >= max(target, self._rescued_up_to)
+        return self._left >= max(min(target, self._came), self._rescued_up_to)
 
     def spill(self) -> None:
         """Let traces go to the spool."""
@@ -52,13 +52,18 @@ class SpoolProgress:
         """Let traces go through memory."""
         self.is_spilling = False
 
-    def count_came(self, count: int) -> bool:
-        """Count rows that were appended; return whether they are the first ones of a file."""
-        is_first = count > 0 and self._since is None
-        if is_first:
-            self._since = monotonic()
+    def count_came(self, count: int, *, is_in_file: bool = True) -> None:
+        """Count rows; `is_in_file`: they are in the open file already. A count below 0 takes rows back."""
+        if count > 0 and is_in_file:
+            self.began()
         # Last: an exception of a signal's handler may come between any two steps.
         self._came += count
+
+    def began(self) -> bool:
+        """Note that the open file has rows; return whether they are its first ones."""
+        is_first = self._since is None
+        if is_first:
+            self._since = monotonic()
         return is_first
 
     def count_rescued(self, count: int) -> None:

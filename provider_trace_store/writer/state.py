@@ -75,29 +75,34 @@ class SharedState:
                 self.spool_progress.spill()
             return False
 
+    def takes_into_spool(self) -> None:
+        """Count a trace that is appended to the spool next."""
+        with self.lock:
+            self.spool_progress.count_came(1, is_in_file=False)
+
     def took_into_spool(self, *, is_batch: bool) -> None:
-        """Count a trace that was appended to the spool.
+        """Let the writer's thread look: a counted trace was appended to the spool.
 
         Args:
             is_batch: whether the spool has a full batch.
         """
         with self.lock:
-            if is_batch or self.spool_progress.since is None:
+            if self.spool_progress.began() or is_batch:
                 self.signals.notify_work()
-            self.spool_progress.count_came(1)
 
-    def cannot_take_into_spool(self) -> None:
-        """Take back `took_into_spool`: the trace is not in the spool."""
+    def did_not_take_into_spool(self) -> None:
+        """Take back `takes_into_spool`: the trace was not appended."""
         with self.lock:
             self.spool_progress.count_came(-1)
 
     def refused_by_spool(self, *, is_drained: bool) -> None:
-        """Let traces go through memory again if the spool took none and is empty: no order is to be kept.
+        """Take back `takes_into_spool`; let traces go through memory again if the spool is empty, and has no order to keep.
 
         Args:
             is_drained: whether no row of this process waits in the spool.
         """
         with self.lock:
+            self.spool_progress.count_came(-1)
             if is_drained and not self._options.is_durable:
                 self.spool_progress.stop_spilling()
 
@@ -128,7 +133,8 @@ class SharedState:
             self._sent([sent], self.queue.after(sent.sources))
             self.queue.forget()
             if sent.is_postponed:
-                self.queue.append(sent.sources[0], self.signals.notify_work)
+                self.queue.append(sent.sources[0])
+                self.signals.notify_work()
             return True
 
     def sent_from_spool(self, batch: SpoolBatch, parts: Sequence[Sent], *, uncounted: int) -> None:
@@ -204,11 +210,8 @@ class SharedState:
             self.queue.forget()
 
     def _took(self, submission: Submission) -> bool:
-        if not self.queue.has_room_for(submission):
-            return False
         submission.since = monotonic()
-        self.queue.append(submission, self.signals.notify_work)
-        return True
+        return self.queue.take(submission, self.signals.notify_work)
 
     def _sent(self, parts: Sequence[Sent], left: Position | None = None) -> None:
         for part in parts:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -42,6 +43,8 @@ _NO_THREAD: Final = (
 _PAUSE: Final = 1.0
 # How long a close waits, besides its own timeout, for locks that are held for a short time, in seconds.
 _GRACE: Final = 2.0
+# How often such a lock is looked at, in seconds.
+_POLL: Final = 0.002
 
 
 class Worker:
@@ -156,13 +159,10 @@ class Worker:
         timeout = bounded(timeout)
         end = monotonic() + timeout
         # This thread may have been interrupted by a signal while it held the lock.
-        if not self._state.lock.acquire(timeout=timeout + _GRACE):
+        if not _is_free(self._state.lock, timeout + _GRACE):
             logger.error("the writer is not closed: close it in a thread, not in the handler of a signal")
             return False
-        try:
-            is_needed = len(self._state.queue) > 0 and self._signals.state is State.OPEN
-        finally:
-            self._state.lock.release()
+        is_needed = len(self._state.queue) > 0 and self._signals.state is State.OPEN
         is_running = self.start() if is_needed else self.is_started
         with self._state.lock:
             self._signals.close(timeout)
@@ -172,14 +172,12 @@ class Worker:
         elif thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
         # A second close that runs at the same time waits for the result of the first.
-        if not self._closing.acquire(timeout=timeout + _GRACE):
+        if not _is_free(self._closing, timeout + _GRACE):
             return False
-        try:
+        with self._closing:
             if self._close_result is None:
                 self._close_result = self._keep_rest()
             return self._close_result
-        finally:
-            self._closing.release()
 
     def _keep_rest(self) -> bool:
         self._state.end()
@@ -301,3 +299,13 @@ class Worker:
 
     def _is_over(self, now: float) -> bool:
         return self._signals.is_over(now) or (self._until is not None and now >= self._until)
+
+
+def _is_free(lock: threading.Lock, timeout: float) -> bool:
+    """Wait until a lock is free, without taking it: a signal between `acquire` and `try` would leave it taken."""
+    end = monotonic() + timeout
+    while lock.locked():
+        if monotonic() >= end:
+            return False
+        time.sleep(_POLL)
+    return True

@@ -96,7 +96,7 @@ class SharedState:
             self.spool_progress.count_came(-1)
 
     def refused_by_spool(self, *, is_drained: bool) -> None:
-        """Take back `takes_into_spool`; let traces go through memory again if the spool is empty, and has no order to keep.
+        """Take back `takes_into_spool`; let traces go through memory again if the spool is empty.
 
         Args:
             is_drained: whether no row of this process waits in the spool.

@@ -12,7 +12,7 @@ from http.client import HTTPConnection, HTTPException
 from itertools import product
 from typing import TYPE_CHECKING, Final
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # has no types of its own
 import pytest
 from sqlalchemy import create_engine
 

@@ -6,20 +6,20 @@ import sys
 import threading
 from dis import opmap
 from linecache import getline
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from sqlalchemy import create_engine
 
 from provider_trace_store import TraceWriter, migrations
-from tests.support.constants import ORG, PATIENCE
+from tests.support.constants import ORG
 from tests.support.paths import ROOT
 from tests.support.traces import a_trace, trace_id
 from tests.support.writers import assert_accounted, ids_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
     from types import FrameType
 
 OURS: Final = tuple(str(ROOT / "provider_trace_store" / name) for name in ("writer", "spool"))
@@ -82,7 +82,7 @@ def test_no_line_loses_a_trace_or_a_count(url: str, tmp_path: Path, what: str, d
         at = At(line)
         options["spool_dir"] = tmp_path / f"spool-{line}" if durability == "spool" else None
         writer = TraceWriter(create_engine(url), **options)
-        returned = []
+        returned: list[int] = []
 
         def submit(
             number: int, at: At | None = None, writer: TraceWriter = writer, returned: list[int] = returned

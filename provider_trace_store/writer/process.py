@@ -12,6 +12,7 @@ import atexit
 import os
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
 from time import monotonic
@@ -73,6 +74,8 @@ class _Writers:
         self._forking: list[Managed] = []
         self._hooked: dict[str, object] = {}
         self._termination = Termination(self._on_signal)
+        # The process whose exit has a hook.
+        self._process = 0
         # The signal that is ending the process, and when it came.
         self._ending: int | None = None
         self._since = 0.0
@@ -93,9 +96,12 @@ class _Writers:
 
     def enter(self) -> None:
         """Set the hooks that this process lacks; called when a writer is made, and when its thread starts."""
-        # Again in each process: a child of multiprocessing begins without its parent's hooks.
-        atexit.unregister(self._at_exit)
-        atexit.register(self._at_exit)
+        # Again in each process: a child of multiprocessing begins without hooks. An exit that has begun runs
+        # only the hooks that it has found.
+        if self._process != os.getpid() and threading.main_thread().is_alive():
+            self._process = os.getpid()
+            atexit.unregister(self._at_exit)
+            atexit.register(self._at_exit)
         _at_os_exit(self._at_exit)
         if any(writer.handle_sigterm for writer in self._open):
             self._termination.watch()

@@ -39,6 +39,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAMES",
         help="run on these PostgreSQL servers only, such as pg15,pg16, and not on SQLite or behind PgBouncer",
     )
+    parser.addoption(
+        "--every-app-server",
+        action="store_true",
+        help="end each application server by each signal, with and without a spool, wherever the writer is made",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -36,7 +36,7 @@ _MOVED_ROWS: Final = 1000
 _MOVED_BYTES: Final = 4 * 2**20
 
 
-@dataclass
+@dataclass(eq=False)
 class Active:
     """The file that rows are appended to.
 
@@ -109,6 +109,20 @@ class ActiveFiles:
     def has_lock(self) -> bool:
         """Whether this process holds the lock on its files, and the lock's file is in its place."""
         return self._ownership is not None and self._ownership.stands()
+
+    @property
+    def place(self) -> tuple[Active | None, int]:
+        """The file that is appended to, and how many rows it has."""
+        return self._active, self.count
+
+    def has_grown(self, place: object) -> bool:
+        """Say whether the open file has more rows than at `place`; they are counted in the file."""
+        active = self._active
+        if active is None:
+            return False
+        with suppress(SegmentDamagedError, sqlite3.Error):
+            active.count = active.segment.count_after(0)
+        return (active, active.count) != place if active.count else False
 
     def append(self, rows: Sequence[Row], kind: Kind, size: int) -> None:
         """Append rows.

@@ -13,7 +13,7 @@ files of a dead process are taken over by exactly one other process: see `Owners
 from __future__ import annotations
 
 import sqlite3
-from threading import Lock
+import threading
 from typing import TYPE_CHECKING, Final
 
 from provider_trace_store.spool.active import ActiveFiles
@@ -56,9 +56,9 @@ class Spool:
         self._is_closed = False
         self._has_refused = False
         # Held for the time of one append.
-        self.lock = Lock()
+        self.lock = threading.Lock()
         # Held while anything else is done with a file. It is taken before `lock`.
-        self.reading = Lock()
+        self.reading = threading.Lock()
         self.rejects = Rejects(directory, self.reading, max_bytes // 2)
         self._stop = Stop()
         self._on_change = on_change
@@ -124,6 +124,15 @@ class Spool:
             return
         # Outside of the handler: the driver's error, which may hold a path, is not chained.
         raise SpoolUnavailableError
+
+    @property
+    def place(self) -> object:
+        """Where the next row is appended, for `has_grown`; ask with `lock` held."""
+        return self._active.place
+
+    def has_grown(self, place: object) -> bool:
+        """Say whether rows were appended since `place`, by an append that was interrupted. The caller holds `lock`."""
+        return self._active.has_grown(place)
 
     def seal(self) -> None:
         """Seal the file that was appended to, so that it can be read, and begin another file."""

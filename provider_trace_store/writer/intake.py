@@ -83,14 +83,23 @@ class Intake:
                     state.signals.check_open()
             elif state.take(unless_room_for, or_spill=True):
                 return True
-            had_batch = spool.has_batch(*self._batch)
+            had_batch, place = spool.has_batch(*self._batch), spool.place
+            # First: a flush must not overtake a row whose append is done and which is not counted.
+            state.takes_into_spool()
             try:
                 spool.append([row])
-            except SpoolUnavailableError:
-                state.refused_by_spool(is_drained=spool.is_drained)
-            else:
                 # Once for each batch: an append must not wake a thread that pauses while the database is away.
                 state.took_into_spool(is_batch=not had_batch and spool.has_batch(*self._batch))
+            except SpoolUnavailableError:
+                state.refused_by_spool(is_drained=spool.is_drained)
+            except BaseException:
+                # Of a signal's handler, before or after the append.
+                if spool.has_grown(place):
+                    state.took_into_spool(is_batch=True)
+                else:
+                    state.did_not_take_into_spool()
+                raise
+            else:
                 return True
         self._log.log(logging.ERROR, "the spool takes no more: traces wait in memory while there is room")
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from threading import Lock
+import threading
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -77,7 +77,7 @@ class Sender:
         self._gives_up = gives_up
         self._on_retry = on_retry
         # Held during a transaction: a fork in the middle of it would leave the driver's own locks held in the child.
-        self.delivering: Final = Lock()
+        self.delivering: Final = threading.Lock()
         self._batches = 0
         # Single rows that fail: how often, and the number of batches stored by then.
         self._strikes: dict[str, tuple[int, int]] = {}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from enum import Enum
-from threading import Condition, Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
 
 from provider_trace_store.errors import WriterClosedError
 
@@ -30,18 +31,23 @@ class State(Enum):
 _OPEN: Final = State.OPEN
 
 
+class Hurry:
+    """A flush that is waiting."""
+
+
 class Signals:
     """The state of a writer, and the threads that wait for it. The caller holds `lock`, except for `pause`."""
 
     def __init__(self) -> None:
-        self.lock: Final = Lock()
+        self.lock: Final = threading.Lock()
         # The writer's thread waits for work, a submit waits for room, and a flush waits for progress.
-        self._work = Condition(self.lock)
-        self._room = Condition(self.lock)
-        self._progress = Condition(self.lock)
+        self._work = threading.Condition(self.lock)
+        self._room = threading.Condition(self.lock)
+        self._progress = threading.Condition(self.lock)
         self._state = State.OPEN
         self._deadline = 0.0
-        self._flushes = 0
+        # Each belongs to a caller that waits, and ends with it, whatever ends the caller.
+        self._hurries: WeakSet[Hurry] = WeakSet()
         self._wake_ups = 0
 
     @property
@@ -52,7 +58,7 @@ class Signals:
     @property
     def is_urgent(self) -> bool:
         """Whether a flush or a close is waiting, so that a partial batch must go now."""
-        return self._state is not State.OPEN or self._flushes > 0
+        return self._state is not State.OPEN or len(self._hurries) > 0
 
     def is_over(self, now: float) -> bool:
         """Say whether the writer's thread must stop."""
@@ -103,12 +109,16 @@ class Signals:
 
         Meanwhile a partial batch is sent.
         """
-        self._flushes += 1
+        hurry = self.hurry()
+        self._progress.wait_for(lambda: self._state is State.CLOSED or is_done(), bounded(timeout))
+        del hurry
+
+    def hurry(self) -> Hurry:
+        """Let a partial batch go for as long as the caller keeps the result."""
+        hurry = Hurry()
+        self._hurries.add(hurry)
         self._wake_up()
-        try:
-            self._progress.wait_for(lambda: self._state is State.CLOSED or is_done(), bounded(timeout))
-        finally:
-            self._flushes -= 1
+        return hurry
 
     def pause(self, seconds: float) -> None:
         """Wait for so many seconds, or until a flush or a close begins; the caller does not hold the lock."""

@@ -20,6 +20,8 @@ class SpoolProgress:
         self._since: float | None = None
         self._came = 0
         self._left = 0
+        # Rows of dead processes that wait in files of their own.
+        self._adopted = 0
         # `_came` when readable rows of a damaged file were last moved behind all others.
         self._rescued_up_to = 0
 
@@ -33,9 +35,14 @@ class SpoolProgress:
         """How many rows have come."""
         return self._came
 
+    @property
+    def waiting(self) -> int:
+        """How many rows wait in the spool."""
+        return max(0, self._came - self._left + self._adopted)
+
     def has_left(self, target: int) -> bool:
         """Say whether the first `target` rows, and all rows of damaged files, have left."""
-        return self._left >= max(target, self._rescued_up_to)
+        return self._left >= max(min(target, self._came), self._rescued_up_to)
 
     def spill(self) -> None:
         """Let traces go to the spool."""
@@ -45,10 +52,16 @@ class SpoolProgress:
         """Let traces go through memory."""
         self.is_spilling = False
 
-    def count_came(self, count: int) -> bool:
-        """Count rows that were appended; return whether they are the first ones of a file."""
+    def count_came(self, count: int, *, is_in_file: bool = True) -> None:
+        """Count rows; `is_in_file`: they are in the open file already. A count below 0 takes rows back."""
+        if count > 0 and is_in_file:
+            self.began()
+        # Last: an exception of a signal's handler may come between any two steps.
         self._came += count
-        is_first = count > 0 and self._since is None
+
+    def began(self) -> bool:
+        """Note that the open file has rows; return whether they are its first ones."""
+        is_first = self._since is None
         if is_first:
             self._since = monotonic()
         return is_first
@@ -60,9 +73,12 @@ class SpoolProgress:
             self._rescued_up_to = self._came
 
     def count_left(self, count: int, *, uncounted: int = 0) -> None:
-        """Count rows that left, and `uncounted` rows whose append was not counted."""
-        self._came += uncounted
-        self._left += count
+        """Count rows that left, except `uncounted` ones: their append was interrupted, and they never came."""
+        self._left += count - uncounted
+
+    def count_adopted(self, count: int) -> None:
+        """Count rows of dead processes that came into the spool; below 0: that left it."""
+        self._adopted += count
 
     def sealed(self) -> None:
         """Note that every row is in a sealed file."""

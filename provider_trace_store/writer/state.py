@@ -11,14 +11,14 @@ from provider_trace_store.writer.signals import Signals, State
 from provider_trace_store.writer.spool_progress import SpoolProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from provider_trace_store.spool.sealed import Change, SpoolBatch
     from provider_trace_store.writer.counters import Outcome
     from provider_trace_store.writer.destination import Sent
     from provider_trace_store.writer.options import WriterOptions
     from provider_trace_store.writer.stats import WriterStats
-    from provider_trace_store.writer.submission import Submission
+    from provider_trace_store.writer.submission import Position, Submission
 
 
 class SharedState:
@@ -38,7 +38,7 @@ class SharedState:
         self._postponed: set[str] = set()
         self.signals = Signals()
         self.lock = self.signals.lock
-        self.queue = MemoryQueue(options)
+        self.queue = MemoryQueue(options, self._counters)
         self.spool_progress = SpoolProgress(is_spilling=options.is_durable)
 
     def stats(self, spool_size: int) -> WriterStats:
@@ -48,7 +48,9 @@ class SharedState:
             spool_size: what the spool's files take on the disk, in bytes.
         """
         with self.lock:
+            spooled = self.spool_progress.waiting
             return self._counters.stats(
+                spooled=spooled,
                 queued=len(self.queue),
                 queued_bytes=self.queue.bytes,
                 spooled_bytes=spool_size,
@@ -73,24 +75,34 @@ class SharedState:
                 self.spool_progress.spill()
             return False
 
+    def takes_into_spool(self) -> None:
+        """Count a trace that is appended to the spool next."""
+        with self.lock:
+            self.spool_progress.count_came(1, is_in_file=False)
+
     def took_into_spool(self, *, is_batch: bool) -> None:
-        """Count a trace that was appended to the spool.
+        """Let the writer's thread look: a counted trace was appended to the spool.
 
         Args:
             is_batch: whether the spool has a full batch.
         """
         with self.lock:
-            self._counters.took_into_spool()
-            if self.spool_progress.count_came(1) or is_batch:
+            if self.spool_progress.began() or is_batch:
                 self.signals.notify_work()
 
+    def did_not_take_into_spool(self) -> None:
+        """Take back `takes_into_spool`: the trace was not appended."""
+        with self.lock:
+            self.spool_progress.count_came(-1)
+
     def refused_by_spool(self, *, is_drained: bool) -> None:
-        """Let traces go through memory again if the spool took none and is empty: no order is to be kept.
+        """Take back `takes_into_spool`; let traces go through memory again if the spool is empty.
 
         Args:
             is_drained: whether no row of this process waits in the spool.
         """
         with self.lock:
+            self.spool_progress.count_came(-1)
             if is_drained and not self._options.is_durable:
                 self.spool_progress.stop_spilling()
 
@@ -118,10 +130,11 @@ class SharedState:
         with self.lock:
             if self.signals.state is State.CLOSED:
                 return False
-            self.queue.settle(sent.sources)
+            self._sent([sent], self.queue.after(sent.sources))
+            self.queue.forget()
             if sent.is_postponed:
                 self.queue.append(sent.sources[0])
-            self._sent([sent])
+                self.signals.notify_work()
             return True
 
     def sent_from_spool(self, batch: SpoolBatch, parts: Sequence[Sent], *, uncounted: int) -> None:
@@ -134,8 +147,9 @@ class SharedState:
         """
         again = sum(part.is_postponed for part in parts)
         with self.lock:
-            self._counters.left_spool(len(batch.rows), uncounted=uncounted, again=again)
-            if not batch.backlog.is_adopted:
+            if batch.backlog.is_adopted:
+                self.spool_progress.count_adopted(uncounted - len(batch.rows))
+            else:
                 self.spool_progress.count_left(len(batch.rows), uncounted=uncounted)
             self.spool_progress.count_came(again)
             self._sent(parts)
@@ -146,6 +160,7 @@ class SharedState:
             self._counters.changed_in_spool(adopted=change.adopted, lost=change.lost)
             self.spool_progress.count_left(change.left)
             self.spool_progress.count_rescued(change.came)
+            self.spool_progress.count_adopted(change.adopted - change.lost - change.came + change.left)
             self.signals.notify_progress(has_room=False)
 
     def retried(self) -> None:
@@ -187,23 +202,22 @@ class SharedState:
     def left_memory(self, outcome: Outcome) -> None:
         """Take the first trace out of memory, after `end`."""
         with self.lock:
-            self.queue.remove_first()
-            self._counters.left_memory(outcome)
+            if (first := self.queue.first) is None:
+                return
+            if outcome == "spooled":
+                self.spool_progress.count_came(1)
+            self._counters.left_memory(outcome, first.position)
+            self.queue.forget()
 
     def _took(self, submission: Submission) -> bool:
-        if not self.queue.has_room_for(submission):
-            return False
         submission.since = monotonic()
-        self._counters.took()
-        if self.queue.append(submission):
-            self.signals.notify_work()
-        return True
+        return self.queue.take(submission, self.signals.notify_work)
 
-    def _sent(self, parts: Iterable[Sent]) -> None:
+    def _sent(self, parts: Sequence[Sent], left: Position | None = None) -> None:
         for part in parts:
             if part.is_postponed:
                 self._postponed.add(part.sources[0].id)
             elif self._postponed:
                 self._postponed.difference_update(source.id for source in part.sources)
-        self._counters.sent(parts)
+        self._counters.sent(parts, left)
         self.signals.notify_progress(has_room=True)

@@ -11,7 +11,7 @@ import pickle
 from contextlib import suppress
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 
 from pydantic_core import TzInfo
@@ -42,6 +42,18 @@ _KEPT_BYTES: Final = 4 * 2**20
 _TRIES: Final = 3
 
 
+class Position(NamedTuple):
+    """A place in the order of all traces that come into memory.
+
+    Args:
+        number: how many traces came up to here.
+        end: their bytes.
+    """
+
+    number: int = 0
+    end: int = 0
+
+
 class Submission:
     """One trace of one organization, as it was when it was submitted; it becomes a row when it is sent.
 
@@ -51,7 +63,7 @@ class Submission:
         is_encoded: whether to make the row now, and not when it is sent.
     """
 
-    __slots__ = ("_documents", "_error", "_immutable", "_maker", "_row", "_storable", "id", "since", "size")
+    __slots__ = ("_documents", "_error", "_immutable", "_maker", "_row", "_storable", "id", "position", "since", "size")
 
     def __init__(self, trace: BaseProviderTrace, maker: RowMaker, *, is_encoded: bool = False) -> None:
         given = trace.__dict__
@@ -60,6 +72,8 @@ class Submission:
         self._row: Row | None = None
         self._error: TraceEncodingError | TraceTooLargeError | None = None
         self.since = 0.0
+        # In the memory queue, which sets it.
+        self.position: Position
         self._documents: bytes | tuple[str, ...] | None
         if is_encoded:
             self._encode_now(trace)

@@ -69,17 +69,19 @@ class TraceWriter:
         self._engines: set[Engine] = {options.bind} if isinstance(options.bind, Engine) else set()
         self._makers: dict[tuple[str, str | None], RowMaker] = {}
         self._telemetry = telemetry_for(self._system_name, lambda: self.stats)
-        self._parts = self._new_parts()
+        # Made with the first trace of each process: after the host has patched `threading`, where gevent does so.
+        self._parts: _Parts | None = None
+        self._by_process: dict[None, _Parts] = {}
         self._in_process = _InProcess(self)
-        process.manage(self._in_process, handle_sigterm=options.handle_sigterm)
+        process.manage(self._in_process)
         if options.has_files:
             # Before the first trace: a dead process left rows in the spool.
-            self._parts.worker.start()
+            self._begun().worker.start()
 
     @property
     def stats(self) -> WriterStats:
         """What became of the traces that this process has submitted, and of those that it has taken over."""
-        parts = self._parts
+        parts = self._begun()
         return parts.state.stats(parts.spool.size if parts.spool else 0)
 
     def submit(self, trace: ProviderTrace, *, organization_id: str, actor_id: str | None = None) -> None:
@@ -102,10 +104,11 @@ class TraceWriter:
         if type(trace) is not ProviderTrace and not isinstance(trace, ProviderTrace):
             raise TypeError(f"submit takes ProviderTrace, not {type(trace).__name__}")
         maker = self._makers.get((organization_id, actor_id)) or self._new_maker(organization_id, actor_id)
-        parts = self._parts
-        parts.intake.submit(trace, maker)
+        parts = self._parts or self._begun()
+        # First: an exception of a signal's handler may end this submit when the trace is taken.
         if not parts.worker.is_started:
             parts.worker.start()
+        parts.intake.submit(trace, maker)
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until every trace that this process has submitted before is stored, unchanged or rejected.
@@ -116,7 +119,7 @@ class TraceWriter:
         Returns:
             Whether all of them are. If it is False, nothing is lost: the writer keeps trying.
         """
-        return self._parts.state.flush(timeout)
+        return self._begun().worker.flush(timeout)
 
     def close(self, timeout: float | None = None) -> bool:
         """Take no more traces, store those that were taken, leave the rest to the spool, and log what was not stored.
@@ -131,7 +134,7 @@ class TraceWriter:
             Whether every trace is stored, unchanged or rejected. Without a spool, the others are lost, and are counted
             as dropped.
         """
-        parts = self._parts
+        parts = self._begun()
         is_all = parts.worker.close(self._options.close_timeout if timeout is None else timeout)
         if parts.worker.is_closed:
             process.release(self._in_process)
@@ -171,6 +174,12 @@ class TraceWriter:
         self._makers[organization_id, actor_id] = maker
         return maker
 
+    def _begun(self) -> _Parts:
+        """Return the parts of this process; of two threads that make them at once, the first one's are taken."""
+        if self._parts is None:
+            self._parts = self._by_process.setdefault(None, self._new_parts())
+        return self._parts
+
     def _new_parts(self) -> _Parts:
         options = self._options
         state, log = SharedState(options), ThrottledLog()
@@ -209,11 +218,18 @@ class _InProcess:
         self._writer = writer
         self._held: list[Lock] = []
         self.close_timeout = writer._options.close_timeout
+        self.handle_sigterm = writer._options.handle_sigterm
+
+    @property
+    def waiting(self) -> int:
+        """How many traces wait in memory; no lock is taken."""
+        parts = self._writer._parts
+        return len(parts.state.queue) if parts else 0
 
     def drain(self, timeout: float) -> None:
         """Store the traces in memory; do not wait for a database that is away if the spool takes the rest."""
-        parts = self._writer._parts
-        parts.state.flush(timeout, is_patient=parts.spool is None)
+        if parts := self._writer._parts:
+            parts.state.flush(timeout, is_patient=parts.spool is None)
 
     def close(self, timeout: float) -> bool:
         """Close the writer."""
@@ -222,6 +238,8 @@ class _InProcess:
     def before_fork(self) -> None:
         """Take every lock, so that the child gets no copy of something half done."""
         writer, parts = self._writer, self._writer._parts
+        if parts is None:
+            return
         is_file = any(engine.dialect.name == "sqlite" for engine in tuple(writer._engines))
         locks = [parts.spool.reading, parts.spool.lock] if parts.spool else []
         waits = {parts.worker.delivering: _FORK_PATIENCE if is_file else _FORK_PATIENCE_WITH_A_SERVER}
@@ -238,11 +256,12 @@ class _InProcess:
         """Begin anew: an empty queue, files and connections of the child's own, counters at zero."""
         writer = self._writer
         self._held = []
-        if writer._parts.spool is not None:
-            writer._parts.spool.abandon()
+        if (parts := writer._parts) is not None and parts.spool is not None:
+            parts.spool.abandon()
         for engine in writer._engines:
             # As SQLAlchemy's page on pooling says for os.fork(). The pool is kept: collecting it would close its
             # connections.
             _inherited.append(engine.pool)
             engine.dispose(close=False)
-        writer._parts = writer._new_parts()
+        writer._parts = None
+        writer._by_process = {}

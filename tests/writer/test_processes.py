@@ -44,8 +44,11 @@ def say(*what):
 """
 
 
-def start(script: str, url: URL | str, spool: Path | None = None) -> subprocess.Popen[str]:
-    """Start a process that runs a script."""
+def start(
+    script: str, url: URL | str, spool: Path | None = None, *, is_patched_first: bool = False
+) -> subprocess.Popen[str]:
+    """Start a process that runs a script, patched by gevent before its first import or not."""
+    patch = "from gevent import monkey; monkey.patch_all()\n" if is_patched_first else ""
     shown = url if isinstance(url, str) else url.render_as_string(hide_password=False)
     # A database that takes traces gets the time that it needs; where there is none, the exit must not wait for long.
     close_timeout = 2.0 if isinstance(url, str) else PATIENCE
@@ -55,7 +58,7 @@ def start(script: str, url: URL | str, spool: Path | None = None) -> subprocess.
             "-W",
             "error",
             "-c",
-            BEGIN + textwrap.dedent(script),
+            patch + BEGIN + textwrap.dedent(script),
             shown,
             str(spool or ""),
             str(close_timeout),
@@ -67,9 +70,11 @@ def start(script: str, url: URL | str, spool: Path | None = None) -> subprocess.
     )
 
 
-def run(script: str, url: URL | str, spool: Path | None = None, status: int = 0) -> str:
+def run(
+    script: str, url: URL | str, spool: Path | None = None, status: int = 0, *, is_patched_first: bool = False
+) -> str:
     """Run a script, and return what it printed."""
-    process = start(script, url, spool)
+    process = start(script, url, spool, is_patched_first=is_patched_first)
     output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == status, output + errors
     # What an extension module says of forks and threads is the script's own doing.
@@ -384,3 +389,67 @@ def test_a_closed_writer_leaves_no_thread_behind(database: Database) -> None:
         assert writer.flush(PATIENCE)
         assert len(threading.enumerate()) == len(before) + 1
     assert threading.enumerate() == before
+
+
+@pytest.mark.parametrize("patched", ["before the import", "after the import", "after the writer", "after the fork"])
+def test_a_gevent_process_stores_what_it_submits(database: Database, patched: str) -> None:
+    pytest.importorskip("gevent")
+    if patched == "after the fork" and database.url.get_backend_name() != "sqlite":
+        pytest.skip("the driver was imported before the patch")
+    output = run(
+        f"""
+        import warnings
+        warnings.simplefilter("ignore")
+        patched = {patched!r}
+        def patch(when):
+            if patched == when:
+                from gevent import monkey
+                monkey.patch_all()
+        patch("after the import")
+        writer = TraceWriter(engine, **options)
+        patch("after the writer")
+        pid = os.fork()
+        if pid:
+            sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        patch("after the fork")
+        import gevent
+        import gevent.pool
+        signal.alarm(int(PATIENCE))
+        greenlets = [
+            gevent.spawn(writer.submit, a_trace(number), organization_id=ORG) for number in range(20)
+        ]
+        gevent.joinall(greenlets, raise_error=True)
+        assert writer.flush(PATIENCE), writer.stats
+        writer.submit(a_trace(20), organization_id=ORG)
+        """,
+        database.url,
+        is_patched_first=patched == "before the import",
+    )
+    assert "Error" not in output
+    assert ids_in(database.url) == [trace_id(number) for number in range(21)]
+
+
+@pytest.mark.parametrize("when", ["in a thread after the main thread", "at the exit", "at the exit, flushed"])
+def test_a_first_submit_while_the_interpreter_ends_is_stored(database: Database, when: str) -> None:
+    run(
+        f"""
+        import atexit
+        writer = TraceWriter(engine, **options)
+
+        def submit():
+            writer.submit(a_trace(1), organization_id=ORG)
+            if "flushed" in {when!r}:
+                assert writer.flush(PATIENCE)
+
+        def later():
+            threading.main_thread().join()
+            submit()
+
+        if "thread" in {when!r}:
+            threading.Thread(target=later).start()
+        else:
+            atexit.register(submit)
+        """,
+        database.url,
+    )
+    assert ids_in(database.url) == [trace_id(1)]

@@ -18,6 +18,8 @@ from provider_trace_store import (
     InvalidWriterOptionError,
     MigrationError,
     MigrationLockError,
+    PartitionMissingError,
+    PrivilegeMissingError,
     ProviderTraceConflictError,
     ProviderTraceRejectedError,
     ProviderTraceStoreError,
@@ -55,6 +57,8 @@ MIGRATION_ERRORS: Final[list[MigrationError]] = [
 ]
 OTHERS: Final[list[ProviderTraceStoreError]] = [
     MigrationError("the connection is in autocommit mode"),
+    PartitionMissingError("provider_trace_metadata", "RANGE (created_at)"),
+    PrivilegeMissingError("provider_traces", ["INSERT ON provider_traces"], "app"),
     ProviderTraceUnavailableError(ID, "57014"),
     TableMissingError("provider_traces"),
     TraceDecodingError(),
@@ -122,6 +126,8 @@ def test_each_error_survives_pickling_and_copying(error: ProviderTraceStoreError
         (ProviderTraceConflictError(ID), "give this call an id of its own"),
         (ProviderTraceRejectedError(ID), "correct the trace or the database's rule, a retry does not help"),
         (ProviderTraceUnavailableError(ID), "send the same trace again"),
+        (PartitionMissingError("provider_trace_metadata", "RANGE (created_at)"), "create one"),
+        (PrivilegeMissingError("provider_traces", ["INSERT ON provider_traces"], "app"), "run GRANT INSERT ON"),
         (TableMissingError("provider_traces"), "run `provider-trace-store migrate upgrade`"),
         (TableNotEmptyError("provider_traces"), "pass --drop-data"),
         (TraceDecodingError(), "correct its row"),

@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import Boolean, String, insert
+from sqlalchemy.dialects import postgresql
 
 from provider_trace_store.codec import Encoded
 from provider_trace_store.database.names import quoted, quoted_table
@@ -53,6 +54,23 @@ def insert_one(connection: Connection, kind: Kind, row: Row) -> int:
         DBAPIError: the driver's error, as SQLAlchemy wraps it.
     """
     return connection.execute(_insert(kind), _parameters(kind, row)).rowcount
+
+
+def insert_unless_taken(connection: Connection, kind: Kind, row: Row) -> bool:
+    """Insert a row into PostgreSQL, unless a row with its key is there; return whether it was inserted.
+
+    It also sees rows that a policy hides from the role. If the other row was committed after the transaction's
+    snapshot (REPEATABLE READ), it fails with a serialization error.
+
+    Args:
+        connection: in a savepoint.
+        kind: the table.
+        row: the row to insert.
+
+    Raises:
+        DBAPIError: the driver's error, as SQLAlchemy wraps it.
+    """
+    return connection.execute(_insert_unless_taken(kind), _parameters(kind, row)).rowcount > 0
 
 
 def insert_many(connection: Connection, kind: Kind, rows: Iterable[Row]) -> int:
@@ -119,6 +137,11 @@ class _Copy(NamedTuple):
 def _insert(kind: Kind) -> Insert:
     # Without the option, SQLAlchemy keeps the number of rows for UPDATE and DELETE only.
     return insert(kind.table).execution_options(preserve_rowcount=True)
+
+
+@cache
+def _insert_unless_taken(kind: Kind) -> Insert:
+    return postgresql.insert(kind.table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
 
 def _parameters(kind: Kind, row: Row) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from provider_trace_store.codec import encode_utf8
+from provider_trace_store.codec.kept import kept_utf8
 from provider_trace_store.errors import TraceEncodingError, TraceTooLargeError
 from provider_trace_store.schemas import text_problem
 from provider_trace_store.tables.rows import Row
@@ -83,9 +83,10 @@ class Submission:
         fields = self._fields()
         names = [name for _, name in self._maker.layout.documents]
         texts = {
-            name: value
+            # A text that no column can hold is kept as JSON.
+            name: kept_utf8(value).decode() if isinstance(value, str) and text_problem(value) else value
             for name, value in fields.items()
-            if name not in names and not (isinstance(value, str) and text_problem(value))
+            if name not in names
         }
         documents = self._storable if self._error is not None else _encoded(fields, names)
         return {**texts, **documents, "organization_id": self._maker.organization_id, "is_deleted": False}
@@ -146,9 +147,9 @@ def _encoded(fields: Mapping[str, Any], names: Sequence[str]) -> dict[str, bytes
     documents: dict[str, bytes] = {}
     for name in names:
         if (document := fields.get(name)) is not None:
-            # A document that is being changed, or that raises, is left out like one that cannot be stored.
+            # A document that is being changed, or that is too long, is left out.
             with suppress(Exception):
-                documents[name] = encode_utf8(document)
+                documents[name] = kept_utf8(document)
     return documents
 
 

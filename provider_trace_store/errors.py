@@ -17,6 +17,8 @@ ProviderTraceStoreError
 ├── TransactionEndedError           SQLite rolled the host's transaction back: do all of it again
 ├── TraceDecodingError              a stored value is not readable: not JSON, not a date, not text
 ├── TableMissingError               the database has not been migrated
+├── PartitionMissingError           a partitioned table has no partition for the trace: create it
+├── PrivilegeMissingError           the database role lacks a privilege: grant it
 ├── WriterClosedError               a trace was submitted to a closed writer
 └── MigrationError                  the tables cannot be migrated as they are
     ├── TableMismatchError          a table of the same name has other columns or another primary key
@@ -33,7 +35,11 @@ line and bounded (`shown`); attributes hold them as they are.
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import UTC
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 
 class ProviderTraceStoreError(Exception):
@@ -192,18 +198,22 @@ class ProviderTraceRejectedError(UnstorableTraceError):
         sqlstate: PostgreSQL's error code, five characters; None if the driver reports none.
         constraint: the name of the violated constraint; None if the driver reports none, or if the name comes from a
             trigger, which can put any text there.
+        reason: what else is known about the cause, such as that another table is missing; None if nothing is.
     """
 
     trace_id: str
 
-    def __init__(self, trace_id: str, sqlstate: str | None = None, constraint: str | None = None) -> None:
+    def __init__(
+        self, trace_id: str, sqlstate: str | None = None, constraint: str | None = None, reason: str | None = None
+    ) -> None:
         super().__init__(
-            f"{named(trace_id)} was refused by the database{_details(sqlstate, constraint)}: correct the trace or the "
-            "database's rule, a retry does not help",
+            f"{named(trace_id)} was refused by the database{_details(sqlstate, constraint, reason)}: correct the trace "
+            "or the database's rule, a retry does not help",
             trace_id,
         )
         self.sqlstate = sqlstate
         self.constraint = constraint
+        self.reason = reason
 
 
 class ProviderTraceUnavailableError(ProviderTraceStoreError):
@@ -214,15 +224,27 @@ class ProviderTraceUnavailableError(ProviderTraceStoreError):
     Args:
         trace_id: the trace.
         sqlstate: PostgreSQL's error code, five characters; None if the driver reports none.
+        reason: what else is known about the cause, such as that another table is missing; None if nothing is.
+        may_be_the_trace: whether this trace, and not the state of the database, may be the cause, for example if a
+            trigger of the host's raised the error. If other traces are stored meanwhile, stop after a few tries.
     """
 
-    def __init__(self, trace_id: str, sqlstate: str | None = None) -> None:
+    def __init__(
+        self,
+        trace_id: str,
+        sqlstate: str | None = None,
+        reason: str | None = None,
+        *,
+        may_be_the_trace: bool = False,
+    ) -> None:
         super().__init__(
-            f"{named(trace_id)} could not be written now{_details(sqlstate)}: send the same trace again later, "
-            "which is safe"
+            f"{named(trace_id)} could not be written now{_details(sqlstate, reason=reason)}: send the same trace again "
+            "later, which is safe"
         )
         self.trace_id = trace_id
         self.sqlstate = sqlstate
+        self.reason = reason
+        self.may_be_the_trace = may_be_the_trace
 
 
 class PoolerSettingError(ProviderTraceStoreError):
@@ -298,6 +320,48 @@ class TableMissingError(ProviderTraceStoreError):
             "provider_trace_store.migrations.upgrade(connection)"
         )
         self.table = table
+
+
+class PartitionMissingError(ProviderTraceStoreError):
+    """A partitioned table has no partition for a trace; nothing was written.
+
+    Sending the same trace again is safe, and succeeds when the partition exists.
+
+    Args:
+        table: the table's name, with its schema if one was given.
+        key: the table's partition key, such as `RANGE (created_at)`.
+        created_at: the date of the trace; None if it is not known.
+    """
+
+    def __init__(self, table: str, key: str, created_at: datetime | None = None) -> None:
+        date = f" of {created_at:%Y-%m-%d}" if created_at else ""
+        month = _month_of(table, created_at) if created_at and "created_at" in key else ""
+        super().__init__(
+            f"{table} has no partition for a trace{date}: create one (PARTITION BY {key}{month}), and send the same "
+            "trace again, which is safe"
+        )
+        self.table = table
+        self.key = key
+        self.created_at = created_at
+
+
+class PrivilegeMissingError(ProviderTraceStoreError):
+    """The database role lacks a privilege that a write needs; nothing was written.
+
+    Sending the same trace again is safe, and succeeds when the privileges are granted.
+
+    Args:
+        table: the table's name, with its schema if one was given.
+        privileges: what the role lacks, as in GRANT, such as `INSERT ON provider_traces`.
+        role: the name of the role.
+    """
+
+    def __init__(self, table: str, privileges: list[str], role: str) -> None:
+        grants = "; ".join(f"GRANT {privilege} TO {role}" for privilege in privileges)
+        super().__init__(f"the database role {role} lacks a privilege to write to {table}: run {grants}")
+        self.table = table
+        self.privileges = privileges
+        self.role = role
 
 
 class WriterClosedError(ProviderTraceStoreError):
@@ -382,11 +446,20 @@ def named(trace_id: object) -> str:
     return shown(trace_id) if isinstance(trace_id, str) and trace_id else "trace"
 
 
-def _details(sqlstate: str | None, constraint: str | None = None) -> str:
-    parts = [
-        part for part in (sqlstate and f"SQLSTATE {sqlstate}", constraint and f"constraint {shown(constraint)}") if part
-    ]
-    return f" ({', '.join(parts)})" if parts else ""
+def _details(sqlstate: str | None, constraint: str | None = None, reason: str | None = None) -> str:
+    parts = (sqlstate and f"SQLSTATE {sqlstate}", constraint and f"constraint {shown(constraint)}", reason)
+    text = ", ".join(part for part in parts if part)
+    return f" ({text})" if text else ""
+
+
+def _month_of(table: str, moment: datetime) -> str:
+    """Return the statement that creates the partition of a month."""
+    first = moment.astimezone(UTC).replace(day=1)
+    after = f"{first.year + first.month // 12:04}-{first.month % 12 + 1:02}-01"
+    return (
+        f"; for the month: CREATE TABLE {table}_{first:%Y_%m} PARTITION OF {table} "
+        f"FOR VALUES FROM ('{first:%Y-%m}-01 00:00+00') TO ('{after} 00:00+00')"
+    )
 
 
 def _restored(kind: type[ProviderTraceStoreError], args: tuple[Any, ...], state: dict[str, Any]) -> Any:  # noqa: ANN401  (what pickle calls)

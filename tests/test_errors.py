@@ -19,7 +19,9 @@ from provider_trace_store import (
     InvalidWriterOptionError,
     MigrationError,
     MigrationLockError,
+    PartitionMissingError,
     PoolerSettingError,
+    PrivilegeMissingError,
     ProviderTraceConflictError,
     ProviderTraceRejectedError,
     ProviderTraceStoreError,
@@ -61,6 +63,8 @@ MIGRATION_ERRORS: Final[list[MigrationError]] = [
 ]
 OTHERS: Final[list[ProviderTraceStoreError]] = [
     MigrationError("the connection is in autocommit mode"),
+    PartitionMissingError("provider_trace_metadata", "RANGE (created_at)"),
+    PrivilegeMissingError("provider_traces", ["INSERT ON provider_traces"], "app"),
     PoolerSettingError("26000"),
     ProviderTraceUnavailableError(ID, "57014"),
     TableMissingError("provider_traces"),
@@ -130,6 +134,8 @@ def test_each_error_survives_pickling_and_copying(error: ProviderTraceStoreError
         (ProviderTraceConflictError(ID), "give this call an id of its own"),
         (ProviderTraceRejectedError(ID), "correct the trace or the database's rule, a retry does not help"),
         (ProviderTraceUnavailableError(ID), "send the same trace again"),
+        (PartitionMissingError("provider_trace_metadata", "RANGE (created_at)"), "create one"),
+        (PrivilegeMissingError("provider_traces", ["INSERT ON provider_traces"], "app"), "run GRANT INSERT ON"),
         (TableMissingError("provider_traces"), "run `provider-trace-store migrate upgrade`"),
         (TableNotEmptyError("provider_traces"), "pass --drop-data"),
         (AdoptedTableError("provider_traces"), "--drop-adopted TABLE"),

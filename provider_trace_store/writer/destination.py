@@ -42,11 +42,13 @@ class Delivered(NamedTuple):
         created: how many rows were written.
         unchanged: how many rows were stored before.
         refusals: the rejected rows.
+        unplaced: rows that the table has no partition for, each with that as the error; they must be sent again.
     """
 
     created: int
     unchanged: int
     refusals: Sequence[Refusal]
+    unplaced: Sequence[tuple[RowSource, NotNowError]] = ()
 
 
 class Sent(NamedTuple):
@@ -74,13 +76,28 @@ class NotNowError(Exception):
         name: the name of the error's class, with its SQLSTATE if it has one.
         advice: what an operator can do about it.
         may_be_the_row: whether one of the rows may be the cause.
+        is_each_row: whether single rows were tried, too, and failed alike: cutting the rows into parts is no use.
+        sqlstate: PostgreSQL's error code; None if the driver reports none.
+        reason: what else is known about the cause.
     """
 
-    def __init__(self, name: str, advice: str = "", *, may_be_the_row: bool = False) -> None:
+    def __init__(  # noqa: PLR0913  (each is another fact)
+        self,
+        name: str,
+        advice: str = "",
+        *,
+        may_be_the_row: bool = False,
+        is_each_row: bool = False,
+        sqlstate: str | None = None,
+        reason: str | None = None,
+    ) -> None:
         super().__init__(name)
         self.name = name
         self.advice = advice
         self.may_be_the_row = may_be_the_row
+        self.is_each_row = is_each_row
+        self.sqlstate = sqlstate
+        self.reason = reason
 
 
 class NotTogetherError(Exception):

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from provider_trace_store.errors import ProviderTraceRejectedError, TraceEncodingError, TraceTooLargeError
+
+if TYPE_CHECKING:
+    from provider_trace_store.errors import ProviderTraceStoreError
 
 from provider_trace_store.errors import shown
 
@@ -14,6 +20,22 @@ LOG_INTERVAL: Final = 30.0
 _MOST_SHOWN: Final = 100_000
 
 logger: Final = logging.getLogger("provider_trace_store.writer")
+
+
+# A key in a path: `.name`, or `["any text"]`; both may be cut.
+_KEY: Final = re.compile(r"""\.[A-Za-z_]\w*…?|\["(?:[^"\\]|\\.)*"\]""")
+
+
+def why(error: ProviderTraceStoreError) -> str:
+    """Return the reason of a rejection for the log, without the names of keys, which may be content."""
+    if isinstance(error, TraceEncodingError):
+        return f"{_KEY.sub('.*', error.path)}: {error.reason}"
+    if isinstance(error, TraceTooLargeError):
+        return f"{error.path}: {error.size} bytes, {error.limit} are allowed"
+    if isinstance(error, ProviderTraceRejectedError):
+        facts = (f"SQLSTATE {error.sqlstate}", f"constraint {error.constraint}", error.reason)
+        return ", ".join(fact for fact in facts if fact and not fact.endswith(" None")) or "the database's rule"
+    return "the id is that of a stored trace with other content"
 
 
 class ThrottledLog:

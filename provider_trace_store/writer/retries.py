@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
@@ -13,6 +13,7 @@ from provider_trace_store.errors import ProviderTraceRejectedError
 from provider_trace_store.spool.rejects import Reject
 from provider_trace_store.tables.rows import Row
 from provider_trace_store.writer.destination import Delivered, NotNowError, NotTogetherError, Refusal, Sent
+from provider_trace_store.writer.logs import why
 from provider_trace_store.writer.submission import Submission
 from provider_trace_store.writes.bulk import parts_of
 
@@ -35,8 +36,29 @@ _FIRST_DELAY: Final = 0.1
 _TRIES: Final = 3
 # How often a single row may fail, with others stored in between, before it is rejected.
 _STRIKES: Final = 5
+# How often it may fail before it is rejected, if no others are stored, for example because none come.
+_LONE_STRIKES: Final = 20
+# How often the tries are doubled at most, while rows are postponed and none is stored.
+_DOUBLINGS: Final = 8
+# How many single rows of a batch may fail before the others are postponed untried, if none is stored.
+_LONE_ROWS: Final = 8
 
+_WAITS: Final = "traces are postponed until the database takes them: %s%s"
 _AWAY: Final = "the database takes no traces, and is tried again: %s%s"
+
+
+class _Strikes(NamedTuple):
+    """How often a single row failed.
+
+    Args:
+        all: how often.
+        counted: how often with other rows stored since the time before.
+        batches: the number of batches stored by the last time.
+    """
+
+    all: int
+    counted: int
+    batches: int
 
 
 class GaveUpError(Exception):
@@ -79,8 +101,10 @@ class Sender:
         # Held during a transaction: a fork in the middle of it would leave the driver's own locks held in the child.
         self.delivering: Final = threading.Lock()
         self._batches = 0
-        # Single rows that fail: how often, and the number of batches stored by then.
-        self._strikes: dict[str, tuple[int, int]] = {}
+        # Single rows that fail, by their id.
+        self._strikes: dict[str, _Strikes] = {}
+        # Batches in turn of which rows were postponed and none was stored.
+        self._fruitless = 0
         self._retrying = Retrying(
             retry=retry_if_exception_type(NotNowError),
             # With a random part, so that not all processes retry at the same moment.
@@ -102,22 +126,38 @@ class Sender:
             GaveUpError: rows that were not yielded are not stored, or it is not known.
         """
         parts = [sources]
+        stored = self._batches
+        alone: list[tuple[RowSource, NotNowError]] = []
         while parts:
             part = parts.pop()
-            try:
-                delivered = self._retrying(self._deliver, kind, part)
-            except NotNowError as error:
-                if self._gives_up() or not error.may_be_the_row:
-                    raise GaveUpError from None
-                sent = self._postponed(kind, part[0]) if len(part) == 1 else None
-            except NotTogetherError as error:
-                sent = self._rejected(kind, part[0], error.error) if len(part) == 1 else None
-            else:
-                sent = self._delivered(kind, part, delivered)
-            if sent is None:
+            outcome = self._tried(kind, part)
+            if isinstance(outcome, Delivered):
+                yield from self._delivered(kind, part, outcome)
+            elif len(part) > 1 and not (isinstance(outcome, NotNowError) and outcome.is_each_row):
                 parts += reversed(parts_of(part))
+            elif isinstance(outcome, NotTogetherError):
+                yield self._rejected(kind, part[0], outcome.error)
             else:
-                yield sent
+                alone += [(source, outcome) for source in part]
+                if len(alone) >= _LONE_ROWS and self._batches == stored:
+                    # The rows that were not tried come first the next time.
+                    alone = [*((source, outcome) for rest in reversed(parts) for source in rest), *alone]
+                    parts = []
+        if alone:
+            self._fruitless = self._fruitless + 1 if self._batches == stored else 0
+        for source, failure in alone:
+            yield self._postponed(kind, source, failure)
+
+    def _tried(self, kind: Kind, part: Sequence[RowSource]) -> Delivered | NotNowError | NotTogetherError:
+        """Deliver rows, with retries; return the failure if one of the rows may be the cause."""
+        try:
+            return self._retrying(self._deliver, kind, part)
+        except NotTogetherError as error:
+            return error
+        except NotNowError as error:
+            if error.may_be_the_row and not self._gives_up():
+                return error
+        raise GaveUpError
 
     def reject(self, kind: Kind, refusals: Sequence[Refusal]) -> None:
         """Keep rejected rows, log them, and tell the host."""
@@ -132,7 +172,8 @@ class Sender:
                 self._log.log(logging.ERROR, "%s: rejected traces are not kept: %s", type(error).__qualname__, ids)
         for refusal in refusals:
             trace_id = _id_of(refusal)
-            self._log.log(logging.WARNING, "%s is rejected: %s", trace_id, type(refusal.error).__qualname__)
+            name, reason = type(refusal.error).__qualname__, why(refusal.error)
+            self._log.log(logging.WARNING, "%s is rejected: %s: %s", trace_id, name, reason)
             if self._on_rejected is None:
                 continue
             try:
@@ -152,33 +193,41 @@ class Sender:
         finally:
             self._telemetry.batch(kind.table.name, len(part), perf_counter() - began, failure)
 
-    def _delivered(self, kind: Kind, part: Sequence[RowSource], delivered: Delivered) -> Sent:
+    def _delivered(self, kind: Kind, part: Sequence[RowSource], delivered: Delivered) -> Iterator[Sent]:
         self._batches += 1
-        for source in part if self._strikes else ():
+        self._fruitless = 0
+        unplaced = delivered.unplaced
+        waiting = {id(source) for source, _ in unplaced}
+        sent = [source for source in part if id(source) not in waiting] if waiting else part
+        for source in sent if self._strikes else ():
             self._strikes.pop(source.id, None)
         if self._log.forget(_AWAY):
             self._log.log(logging.INFO, "the database takes traces again")
         self.reject(kind, delivered.refusals)
-        return Sent(part, delivered.created, delivered.unchanged, len(delivered.refusals))
+        yield Sent(sent, delivered.created, delivered.unchanged, len(delivered.refusals))
+        for source, error in unplaced:
+            self._log.log(logging.WARNING, _WAITS, error.name, error.advice)
+            yield self._postponed(kind, source, error)
 
     def _rejected(self, kind: Kind, source: RowSource, error: ProviderTraceStoreError) -> Sent:
         self._strikes.pop(source.id, None)
         self.reject(kind, [Refusal(source, error)])
         return Sent([source], rejected=1)
 
-    def _postponed(self, kind: Kind, source: RowSource) -> Sent:
-        """Let other rows go first; reject a row that fails again and again while others are stored."""
-        strikes, batches = self._strikes.pop(source.id, (0, self._batches))
-        strikes += batches != self._batches
-        if strikes >= _STRIKES:
-            return self._rejected(kind, source, ProviderTraceRejectedError(source.id))
-        self._strikes[source.id] = strikes, self._batches
+    def _postponed(self, kind: Kind, source: RowSource, error: NotNowError) -> Sent:
+        """Let other rows go first; reject a row that fails again and again, sooner while others are stored."""
+        before = self._strikes.pop(source.id, _Strikes(0, 0, self._batches))
+        strikes = _Strikes(before.all + 1, before.counted + (before.batches != self._batches), self._batches)
+        if error.may_be_the_row and (strikes.counted >= _STRIKES or strikes.all > _LONE_STRIKES):
+            rejection = ProviderTraceRejectedError(source.id, error.sqlstate, None, error.reason)
+            return self._rejected(kind, source, rejection)
+        self._strikes[source.id] = strikes
         return Sent([source], is_postponed=True)
 
     def _must_stop(self, state: RetryCallState) -> bool:
         error = state.outcome and state.outcome.exception()
-        if isinstance(error, NotNowError) and error.may_be_the_row and state.attempt_number >= _TRIES:
-            return True
+        if isinstance(error, NotNowError) and error.may_be_the_row:
+            return state.attempt_number >= _TRIES << min(self._fruitless, _DOUBLINGS) or self._gives_up()
         return self._gives_up()
 
     def _note_retry(self, state: RetryCallState) -> None:

@@ -109,11 +109,13 @@ class MemorySource:
             batch = self._state.queue.take_batch()
         if not batch:
             return
+        has_postponed = False
         for sent in self._sender.send(self._options.kind, batch):
             if not self._state.sent_from_memory(sent):
                 return
-            if sent.is_postponed:
-                _let_others_go_first(self._options, self._state)
+            has_postponed |= sent.is_postponed
+        if has_postponed:
+            _let_others_go_first(self._options, self._state)
 
 
 class SpoolSource:
@@ -219,7 +221,7 @@ class SpoolSource:
 
 
 def _let_others_go_first(options: WriterOptions, state: SharedState) -> None:
-    """Pause after a postponed row: if it is the only one, it must not be sent again at once."""
+    """Pause after postponed rows: if there are no others, they must not be sent again at once."""
     state.signals.pause(min(_POSTPONED_PAUSE, options.max_retry_delay))
 
 

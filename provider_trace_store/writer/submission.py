@@ -16,7 +16,8 @@ from uuid import UUID
 
 from pydantic_core import TzInfo
 
-from provider_trace_store.codec import TooLargeError, check_least_size, encode_utf8
+from provider_trace_store.codec import TooLargeError, check_least_size
+from provider_trace_store.codec.kept import kept_utf8
 from provider_trace_store.errors import TraceEncodingError, TraceTooLargeError
 from provider_trace_store.schemas import text_problem
 from provider_trace_store.tables.rows import Row
@@ -108,9 +109,10 @@ class Submission:
         fields = self._fields()
         names = [name for _, name in self._maker.layout.documents]
         texts = {
-            name: value
+            # A text that no column can hold is kept as JSON.
+            name: kept_utf8(value, _KEPT_BYTES).decode() if isinstance(value, str) and text_problem(value) else value
             for name, value in fields.items()
-            if name not in names and not (isinstance(value, str) and text_problem(value))
+            if name not in names
         }
         documents = self._storable if self._error is not None else _encoded(fields, names, self._maker)
         return {**texts, **documents, "organization_id": self._maker.organization_id, "is_deleted": False}
@@ -177,10 +179,9 @@ def _encoded(fields: Mapping[str, Any], names: Sequence[str], maker: RowMaker) -
     documents: dict[str, bytes] = {}
     for name in names:
         if (document := fields.get(name)) is not None:
-            # A document that is being changed, that raises, or that is too large to be kept, is left out like one that
-            # cannot be stored.
+            # A document that is being changed, or that is too large to be kept, is left out.
             with suppress(Exception):
-                documents[name] = encode_utf8(document, limit=max(maker.max_body_bytes, _KEPT_BYTES))
+                documents[name] = kept_utf8(document, max(maker.max_body_bytes, _KEPT_BYTES))
     return documents
 
 

@@ -7,17 +7,18 @@ narrowed down to the row that caused it. Both are decided by the error's class a
 from __future__ import annotations
 
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from provider_trace_store.database.drivers import blames_a_row, constraint_of, sqlstate_of
-from provider_trace_store.database.names import quoted_table
+from provider_trace_store.database.drivers import Fault, blames_a_row, constraint_of, fault_of, is_internal, sqlstate_of
 from provider_trace_store.errors import (
+    PartitionMissingError,
     PoolerSettingError,
+    PrivilegeMissingError,
     ProviderTraceRejectedError,
     ProviderTraceStoreError,
     ProviderTraceUnavailableError,
@@ -41,14 +42,11 @@ if TYPE_CHECKING:
 # Yield the interpreter after this much work, for at least this long; seconds.
 _TURN: Final = 0.001
 _BREAK: Final = 0.00001
-# PostgreSQL's appendix A, "Error Codes".
-_INSUFFICIENT_PRIVILEGE: Final = "42501"
-# Query canceled (statement_timeout) and out of memory: errors of the server that one row may cause.
-_MAY_BE_THE_ROW: Final = frozenset({"57014", "53200"})
-
-
-class _GrantedMeanwhileError(Exception):
-    """The server reported a missing privilege that the role does have: probably granted during the transaction."""
+# PostgreSQL's appendix A, "Error Codes": errors of the server that one row may cause, by a lock that its trigger waits
+# for, by its size or by its time: serialization, deadlock, lock_timeout, statement_timeout, memory; internal errors.
+_MAY_BE_THE_ROW: Final = frozenset({"40001", "40P01", "55P03", "57014", "53200"})
+# A missing partition of a month as near as this is going to be created: its traces wait.
+_CURRENT: Final = timedelta(days=31)
 
 
 class DatabaseDestination:
@@ -65,14 +63,8 @@ class DatabaseDestination:
 
     def deliver(self, kind: Kind, sources: Sequence[RowSource]) -> Delivered:
         """Store rows in a transaction of their own; see `Destination.deliver`."""
-        try:
-            return self._deliver(kind, sources, checks_privileges=True)
-        except _GrantedMeanwhileError:
-            pass  # once more: a statement after the grant is not refused
-        return self._deliver(kind, sources, checks_privileges=False)
-
-    def _deliver(self, kind: Kind, sources: Sequence[RowSource], *, checks_privileges: bool) -> Delivered:
         refusals: list[Refusal] = []
+        unplaced: list[tuple[Row, PartitionMissingError]] = []
         blamed: ProviderTraceStoreError | None = None
         deadline = Deadline(self._timeout)
         try:
@@ -82,11 +74,10 @@ class DatabaseDestination:
                     sources,
                     _Turns().make,
                     lambda source, error: refusals.append(Refusal(source, error)),
+                    lambda row, error: unplaced.append((row, error)),
                 )
-                if checks_privileges:
-                    _check_privileges(session, kind, refusals)
                 session.commit()
-        except (NotNowError, _GrantedMeanwhileError):
+        except NotNowError:
             raise
         except ProviderTraceStoreError as error:
             problem = _problem_of(error)
@@ -95,14 +86,16 @@ class DatabaseDestination:
         except (DBAPIError, PoolTimeoutError, OSError, MemoryError) as error:
             # An error of the commit, which is where deferred constraints are checked. Distributed engines report an
             # error of one of their nodes as an internal error, whatever its cause.
-            is_internal = (sqlstate_of(error) or "").startswith("XX")
-            problem = NotNowError(_name_of(error), may_be_the_row=is_internal)
-            if blames_a_row(error) and not is_internal:
-                blamed = ProviderTraceRejectedError(sources[0].id, sqlstate_of(error), constraint_of(error))
+            state = sqlstate_of(error)
+            fault = fault_of(error)
+            may_be_the_row = fault is Fault.UNDECIDED or is_internal(state)
+            problem = NotNowError(_name_of(error), may_be_the_row=may_be_the_row, sqlstate=state)
+            if fault is Fault.ROW:
+                blamed = ProviderTraceRejectedError(sources[0].id, state, constraint_of(error))
         except Exception as error:  # noqa: BLE001  # a host's event, or a bug: it must neither end the writer nor block it
             problem = NotNowError(_name_of(error), may_be_the_row=True)
         else:
-            return Delivered(result.created, result.unchanged, refusals)
+            return Delivered(result.created, result.unchanged, refusals, _with_sources(unplaced, sources))
         # Outside of the handlers: the driver's error, which may repeat a payload, is not chained.
         if blamed is not None:
             raise NotTogetherError(blamed)
@@ -170,16 +163,44 @@ class _Turns:
         return source.make()
 
 
-def _check_privileges(session: Session, kind: Kind, refusals: Sequence[Refusal]) -> None:
-    """Tell a missing grant, which an operator adds, from a row that a policy refuses."""
-    if not any(getattr(refusal.error, "sqlstate", None) == _INSUFFICIENT_PRIVILEGE for refusal in refusals):
-        return
-    connection = session.connection(bind_arguments={"mapper": kind.record})
-    name = quoted_table(connection, kind.table)
-    may = "SELECT has_table_privilege(:name, 'INSERT') AND has_table_privilege(:name, 'SELECT')"
-    if not session.scalar(text(may), {"name": name}):
-        raise NotNowError("ProviderTraceRejectedError (SQLSTATE 42501)", f" (grant INSERT and SELECT on {name})")
-    raise _GrantedMeanwhileError
+def _with_sources(
+    unplaced: Sequence[tuple[Row, PartitionMissingError]], sources: Sequence[RowSource]
+) -> list[tuple[RowSource, NotNowError]]:
+    """Return each row's error with the source that the row was made of, or with one that makes an equal row."""
+    by_id: dict[str, list[RowSource]] = {}
+    for source in sources if unplaced else ():
+        by_id.setdefault(source.id, []).append(source)
+    found = []
+    for row, error in unplaced:
+        alike = by_id[row.trace_id]
+        place = 0 if len(alike) == 1 else next(n for n, source in enumerate(alike) if source.make() == row)
+        found.append((alike.pop(place), _unplaced(error)))
+    return found
+
+
+def _unplaced(error: PartitionMissingError) -> NotNowError:
+    is_current = error.created_at is None or abs(datetime.now(UTC) - error.created_at) < _CURRENT
+    return NotNowError(
+        type(error).__qualname__,
+        f" ({error})",
+        may_be_the_row=not is_current,
+        is_each_row=True,
+        sqlstate="23514",
+        reason=f"{error.table} has no partition for it",
+    )
+
+
+def _unavailable(error: ProviderTraceUnavailableError) -> NotNowError:
+    state = error.sqlstate
+    # The error's text names the first of the rows, which may have nothing to do with it.
+    return NotNowError(
+        f"{type(error).__name__} (SQLSTATE {state})" if state else type(error).__name__,
+        f" ({error.reason})" if error.reason else "",
+        may_be_the_row=error.may_be_the_trace or state in _MAY_BE_THE_ROW or is_internal(state),
+        is_each_row=error.may_be_the_trace,
+        sqlstate=state,
+        reason=error.reason,
+    )
 
 
 def _name_of(error: Exception) -> str:
@@ -191,12 +212,9 @@ def _name_of(error: Exception) -> str:
 def _problem_of(error: ProviderTraceStoreError) -> NotNowError:
     """Return what the package's error means for a batch: try again; the operator has to act on some errors."""
     if isinstance(error, ProviderTraceUnavailableError):
-        return NotNowError(_without_id(error), may_be_the_row=error.sqlstate in _MAY_BE_THE_ROW)
-    if isinstance(error, TableMissingError | PoolerSettingError):
+        return _unavailable(error)
+    if isinstance(error, PartitionMissingError):
+        return _unplaced(error)
+    if isinstance(error, TableMissingError | PrivilegeMissingError | PoolerSettingError):
         return NotNowError(type(error).__qualname__, f" ({error})")
     return NotNowError(_name_of(error), may_be_the_row=not isinstance(error, TransactionEndedError))
-
-
-def _without_id(error: ProviderTraceUnavailableError) -> str:
-    # The error's text names the first of the rows, which may have nothing to do with it.
-    return f"{type(error).__name__} (SQLSTATE {error.sqlstate})" if error.sqlstate else type(error).__name__

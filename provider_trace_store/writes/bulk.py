@@ -4,12 +4,16 @@ One statement inserts a chunk of traces. If it fails, the ids that are already s
 compared with the stored ones, counted as unchanged or as a conflict, and the rest is inserted again. If none of the
 ids is stored, the chunk is split into parts, which are inserted one after the other, until each row that the database
 refuses is in a part of its own and is rejected alone.
+
+Some errors may belong to a row or to the table, such as a trigger's error of any SQLSTATE, or a missing partition. The
+other rows decide: if one of them is stored, the row is rejected; if none is, the error is raised.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import chain
+from random import sample
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from provider_trace_store.database.drivers import (
@@ -22,9 +26,13 @@ from provider_trace_store.database.drivers import (
 )
 from provider_trace_store.database.transactions import ending_of, savepoint
 from provider_trace_store.errors import (
+    PartitionMissingError,
+    PrivilegeMissingError,
     ProviderTraceConflictError,
     ProviderTraceRejectedError,
     ProviderTraceStoreError,
+    ProviderTraceUnavailableError,
+    TableMissingError,
 )
 from provider_trace_store.schemas import ProviderTrace
 from provider_trace_store.writes.chunks import Chunk, windows_of
@@ -51,6 +59,8 @@ class _IdIsStoredError(Exception):
 _PARTS: Final = 4
 # How often a chunk is cut at the row that the server names, before it is cut into even parts.
 _HINTS: Final = 8
+# How many single rows of a chunk are tried before an error that may be the table's is taken for it.
+_PROBES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +93,7 @@ class BulkResult:
 
 
 _Source = TypeVar("_Source")
+_UndecidedError = PartitionMissingError | ProviderTraceUnavailableError
 
 
 def parts_of(rows: Sequence[_Source]) -> list[Sequence[_Source]]:
@@ -101,6 +112,8 @@ def create_many(store: RowStore, maker: RowMaker, traces: Iterable[ProviderTrace
             host's may itself use the session.
 
     Raises:
+        PartitionMissingError: the table has no partition for any of the rows.
+        PrivilegeMissingError: the role lacks a privilege on the table.
         ProviderTraceUnavailableError: the database could not store a chunk now.
         TableMissingError: the database has not been migrated.
         TransactionEndedError: SQLite rolled the host's transaction back.
@@ -121,6 +134,7 @@ def create_rows(
     sources: Sequence[_Source],
     make: Callable[[_Source], Row],
     on_rejected: Callable[[Row | _Source, ProviderTraceStoreError], None],
+    on_unplaced: Callable[[Row, PartitionMissingError], None],
 ) -> BulkResult:
     """Store the rows of any number of organizations by the rules of `create_many`, with the same errors.
 
@@ -131,8 +145,10 @@ def create_rows(
             TraceTooLargeError if the source cannot be stored.
         on_rejected: called for each source that was not stored, with its row (or the source itself if no row could
             be made) and the reason. The transaction may still be rolled back.
+        on_unplaced: called for each row that the table has no partition for, while others are stored; it is not
+            rejected.
     """
-    return _BulkWrite(store, make, on_rejected).write(sources)
+    return _BulkWrite(store, make, on_rejected, on_unplaced).write(sources)
 
 
 class _BulkWrite:
@@ -143,16 +159,21 @@ class _BulkWrite:
         store: RowStore,
         make: Callable[[Any], Row],
         on_rejected: Callable[[Any, ProviderTraceStoreError], None] | None = None,
+        on_unplaced: Callable[[Row, PartitionMissingError], None] | None = None,
     ) -> None:
         self._created = 0
         self._unchanged = 0
+        # Rows of the chunk that failed alone, with an error that may be the table's.
+        self._undecided: list[tuple[Row, _UndecidedError]] = []
         self._rejected: list[RejectedTrace] = []
         self._store = store
         self._make = make
         self._on_rejected = on_rejected
+        self._on_unplaced = on_unplaced
         # A retry usually sends a whole batch again: after the first stored id, look before each insert.
         self._looks_first = store.kind.takes_an_id_twice
         self._hints_left = 0
+        self._must_probe = True
         self._uses_copy = True
 
     def write(self, traces: Iterable[Any]) -> BulkResult:
@@ -181,8 +202,10 @@ class _BulkWrite:
         for _ in making:
             pass  # a statement that failed has not read all rows; `chunk.rows` must have them
         self._hints_left = _HINTS
+        self._must_probe = True
         self._finish(connection, chunk.rows, outcome)
         self._write_repeats(connection, chunk.repeats)
+        self._decide()
 
     def _write_repeats(self, connection: Connection, rows: Sequence[Row]) -> None:
         """Write rows whose id an earlier row of the chunk has: that row is stored by now, or was refused."""
@@ -240,16 +263,68 @@ class _BulkWrite:
             self._insert(connection, rows)
             return
         is_stored = isinstance(failure, _IdIsStoredError)
-        if not is_stored and not blames_a_row(failure):
-            raise write_error(failure, rows[0].trace_id, connection, self._store.kind.table)
+        may_be_the_table = False
+        if not is_stored:
+            error = write_error(failure, rows[0].trace_id, connection, self._store.kind.table)
+            if isinstance(error, TableMissingError | PrivilegeMissingError) or not blames_a_row(failure):
+                raise error
+            may_be_the_table = not isinstance(error, ProviderTraceRejectedError)
         if is_stored or may_be_duplicate(failure):
             rest = self._without_stored(connection, rows)
             if is_stored or len(rest) < len(rows):
                 self._looks_first = True
                 self._insert(connection, rest)
                 return
+        if may_be_the_table and self._must_probe:
+            self._insert(connection, self._probe(rows))
+            return
         for part in self._parts(rows, failure):
             self._insert(connection, part)
+
+    def _probe(self, rows: Sequence[Row]) -> list[Row]:
+        """Try single rows until one of them is stored, and return the rows that were not tried.
+
+        Raises:
+            PartitionMissingError: the table has no partition for any of the rows that were tried.
+            ProviderTraceUnavailableError: each of the rows failed with an error that may be the table's.
+        """
+        self._must_probe = False
+        before = self._created + self._unchanged
+        tried: set[int] = set()
+        # Drawn anew each time: if only few rows can be stored, sending the chunk again finds them.
+        for place in sample(range(len(rows)), min(_PROBES, len(rows))):
+            tried.add(place)
+            self._insert_one(rows[place])
+            if self._created + self._unchanged > before:
+                break
+        else:
+            if len(self._undecided) == len(tried) == _PROBES:
+                raise self._undecided[0][1]
+        return [row for place, row in enumerate(rows) if place not in tried]
+
+    def _decide(self) -> None:
+        """Reject the undecided rows, after a last try, if another row of the call is stored.
+
+        Raises:
+            PartitionMissingError: no row of the call is stored, and the table has no partition for the first one.
+            ProviderTraceUnavailableError: no row of the call is stored.
+        """
+        undecided, self._undecided = self._undecided, []
+        if undecided and not (self._created or self._unchanged):
+            raise undecided[0][1]
+        for row, _ in undecided:
+            self._insert_one(row)
+        for row, error in self._undecided:
+            if isinstance(error, ProviderTraceUnavailableError):
+                self._reject(
+                    row.trace_id, ProviderTraceRejectedError(row.trace_id, error.sqlstate, None, error.reason), row
+                )
+            elif self._on_unplaced is not None:
+                self._on_unplaced(row, error)
+            else:
+                reason = f"{error.table} has no partition for it"
+                self._reject(row.trace_id, ProviderTraceRejectedError(row.trace_id, "23514", None, reason), row)
+        self._undecided = []
 
     def _parts(self, rows: Sequence[Row], failure: Exception) -> list[Sequence[Row]]:
         """Split refused rows around the row that the server names, or into even parts if it names none."""
@@ -266,6 +341,12 @@ class _BulkWrite:
             stored = self._store.insert(row)
         except (ProviderTraceConflictError, ProviderTraceRejectedError) as error:
             self._reject(row.trace_id, error, row)
+        except PartitionMissingError as error:
+            self._undecided.append((row, error.with_traceback(None)))
+        except ProviderTraceUnavailableError as error:
+            if not error.may_be_the_trace:
+                raise
+            self._undecided.append((row, error.with_traceback(None)))
         else:
             self._created += stored is None
             self._unchanged += stored is not None

@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import Boolean, String, bindparam, insert, literal, select
+from sqlalchemy.dialects import postgresql
 
 from provider_trace_store.codec import Encoded
 from provider_trace_store.database.names import quoted, quoted_table
@@ -57,6 +58,23 @@ def insert_one(connection: Connection, kind: Kind, row: Row) -> int:
     """
     statement = _insert_unless_stored(kind) if kind.takes_an_id_twice else _insert(kind)
     return connection.execute(statement, _parameters(kind, row)).rowcount
+
+
+def insert_unless_taken(connection: Connection, kind: Kind, row: Row) -> bool:
+    """Insert a row into PostgreSQL, unless a row with its key is there; return whether it was inserted.
+
+    It also sees rows that a policy hides from the role. If the other row was committed after the transaction's
+    snapshot (REPEATABLE READ), it fails with a serialization error.
+
+    Args:
+        connection: in a savepoint.
+        kind: the table.
+        row: the row to insert.
+
+    Raises:
+        DBAPIError: the driver's error, as SQLAlchemy wraps it.
+    """
+    return connection.execute(_insert_unless_taken(kind), _parameters(kind, row)).rowcount > 0
 
 
 def insert_many(connection: Connection, kind: Kind, rows: Iterable[Row]) -> int:
@@ -153,6 +171,11 @@ def _insert_unless_stored(kind: Kind) -> Insert:
     values = {name: bindparam(name, type_=columns[name].type) for name in kind.row_columns}
     stored = select(literal(1)).select_from(kind.table).where(columns["id"] == values["id"])
     return _insert(kind).from_select(list(values), select(*values.values()).where(~stored.exists()))
+
+
+@cache
+def _insert_unless_taken(kind: Kind) -> Insert:
+    return postgresql.insert(kind.table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
 
 def _parameters(kind: Kind, row: Row) -> dict[str, Any]:

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from provider_trace_store.database.drivers import UNIQUE_VIOLATION, primary_key_of, write_error
+from provider_trace_store.database.catalog import columns_of_index
+from provider_trace_store.database.drivers import UNIQUE_VIOLATION, write_error
 from provider_trace_store.database.transactions import ending_of, guarded
 from provider_trace_store.errors import (
+    PartitionMissingError,
     ProviderTraceConflictError,
     ProviderTraceRejectedError,
-    ProviderTraceUnavailableError,
 )
 from provider_trace_store.tables.ids import have_uuid_form, lookup_for
 from provider_trace_store.writes import statements
 from provider_trace_store.writes.id_locks import ids_locked
-from provider_trace_store.writes.inserts import insert_one
+from provider_trace_store.writes.inserts import insert_one, insert_unless_taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 # Stored documents are read for comparison in parts of at most this many bytes, or one row if it has more.
 _BYTES_AT_ONCE: Final = 4 * 2**20
+# How often a row is sent again whose id is taken by a row that cannot be seen.
+_TRIES: Final = 2
 
 _Result = TypeVar("_Result")
 
@@ -80,7 +83,9 @@ class RowStore:
             None if the row was inserted, else the stored row.
 
         Raises:
-            ProviderTraceConflictError: the id is stored with other content.
+            PartitionMissingError: the table has no partition for the row.
+            PrivilegeMissingError: the role lacks a privilege on the table.
+            ProviderTraceConflictError: the id is stored with other content, or by a row that the role cannot see.
             ProviderTraceRejectedError: the database refused the row.
             ProviderTraceUnavailableError: the database could not store it now.
             TableMissingError: the database has not been migrated.
@@ -89,10 +94,14 @@ class RowStore:
         connection = self.connect(row.trace_id)
         try:
             self.guarded(lambda: self._insert(connection, row), connection, row.trace_id)
+        except PartitionMissingError as error:
+            missing, rejection = error, None
         except ProviderTraceRejectedError as error:
             rejection = error
         else:
             return None
+        if rejection is None:
+            raise PartitionMissingError(missing.table, missing.key, row.values[self.kind.layout.moments[0]])
         return self.guarded(lambda: self._same_after(rejection, connection, row), connection, row.trace_id)
 
     def is_any_stored(self, connection: Connection, trace_ids: list[str]) -> bool:
@@ -158,13 +167,28 @@ class RowStore:
                 # transaction that writes nothing must not make others wait.
                 raise ProviderTraceRejectedError(row.trace_id)
 
-    def _same_after(self, rejection: ProviderTraceRejectedError, connection: Connection, row: Row) -> StoredRow[Any]:
-        """Return the stored row if a rejected row is already stored, else raise the error for the rejection."""
+    def _same_after(
+        self, rejection: ProviderTraceRejectedError, connection: Connection, row: Row
+    ) -> StoredRow[Any] | None:
+        """Return the stored row if a rejected row is already stored, else raise the error for the rejection.
+
+        A duplicate without a stored row that can be seen has one of three causes: the other row is gone, it was
+        committed after this transaction's snapshot, or a policy hides it from this role. `insert_unless_taken` tells
+        them apart: it inserts the row (None is returned), raises a serialization failure, or inserts nothing.
+        """
         if stored := self._same(connection, row):
             return stored
-        if self._is_hidden_duplicate(rejection, connection):
-            raise ProviderTraceUnavailableError(row.trace_id, rejection.sqlstate)
-        raise rejection
+        if not self._is_duplicate(rejection, connection):
+            raise rejection
+        for _ in range(_TRIES):
+            with ids_locked(connection, self.kind, (row.trace_id,)):
+                is_inserted = insert_unless_taken(connection, self.kind, row)
+            if is_inserted:
+                return None
+            # Between the two statements the other transaction may have committed, or deleted its row.
+            if stored := self._same(connection, row):
+                return stored
+        raise ProviderTraceConflictError(row.trace_id)
 
     def _same(self, connection: Connection, row: Row) -> StoredRow[Any] | None:
         """Return the stored row if it is the same trace, None if the id is not stored, and raise for other content."""
@@ -175,16 +199,17 @@ class RowStore:
             return found.head
         raise ProviderTraceConflictError(row.trace_id)
 
-    def _is_hidden_duplicate(self, failure: ProviderTraceRejectedError, connection: Connection) -> bool:
-        """Return whether a duplicate was refused that this transaction cannot see.
+    def _is_duplicate(self, rejection: ProviderTraceRejectedError, connection: Connection) -> bool:
+        """Return whether a row was refused because its id is taken, and not by a unique index of the host's.
 
-        Under REPEATABLE READ, a concurrent transaction may store the id after this one's snapshot. Some distributed
-        engines report the violation without the constraint's name.
+        Some distributed engines report the violation without the constraint's name.
         """
-        return failure.sqlstate == UNIQUE_VIOLATION and failure.constraint in {
-            None,
-            primary_key_of(connection, self.kind.table),
-        }
+        if rejection.sqlstate != UNIQUE_VIOLATION:
+            return False
+        if rejection.constraint is None:
+            return True
+        columns = columns_of_index(connection, self.kind.table, rejection.constraint)
+        return "id" in columns and columns <= {"id", "created_at"}
 
 
 def connect(session: Session, kind: Kind, trace_id: str) -> Connection:

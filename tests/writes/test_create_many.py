@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from provider_trace_store import (
     AsyncProviderTraceRepository,
@@ -603,13 +605,13 @@ def test_a_limit_out_of_range_is_refused(limit: int) -> None:
     for repository in (ProviderTraceRepository, AsyncProviderTraceRepository):
         make: Any = repository
         with pytest.raises(ValueError, match="max_body_bytes") as caught:
-            make(_NO_SESSION, organization_id=ORG, max_body_bytes=limit)
+            make(_NO_SESSION[repository], organization_id=ORG, max_body_bytes=limit)
         assert isinstance(caught.value, ProviderTraceStoreError)
 
 
 def test_a_limit_in_range_is_accepted() -> None:
     for limit in (1, 64 * 2**20, 190 * 2**20):
-        ProviderTraceRepository(_NO_SESSION, organization_id=ORG, max_body_bytes=limit)
+        ProviderTraceRepository(Session(), organization_id=ORG, max_body_bytes=limit)
 
 
 async def test_the_default_limit_is_64_megabytes(client: Client) -> None:
@@ -621,13 +623,8 @@ async def test_the_default_limit_is_64_megabytes(client: Client) -> None:
     assert (rejected.error.size, rejected.error.limit) == (64 * 2**20 + 1, 64 * 2**20)
 
 
-class _NoSession:
-    """A session that is never used."""
-
-    sync_session: Any = None
-
-
-_NO_SESSION: Any = _NoSession()
+# Sessions that are never used.
+_NO_SESSION: Any = {ProviderTraceRepository: Session(), AsyncProviderTraceRepository: AsyncSession()}
 
 
 # Errors

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import stat
+import tempfile
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -114,8 +115,10 @@ def _make_private(directory: Path, names: Iterable[str]) -> None:
     mode = stat.S_IMODE(found.st_mode)
     if not mode & _OTHERS:
         return
-    if not mode & stat.S_ISVTX and all(_KNOWN.fullmatch(name) for name in names):
-        directory.chmod(mode & ~_OTHERS)
+    # A temporary file system that was just mounted is empty and open to all. The system's own folder must stay so.
+    is_own = str(directory) != os.path.realpath(tempfile.gettempdir())
+    if is_own and all(_KNOWN.fullmatch(name) for name in names):
+        directory.chmod(mode & ~(_OTHERS | stat.S_ISVTX))
         now = stat.S_IMODE(directory.stat().st_mode)
         if not now & _OTHERS:
             logger.warning("the spool %s was open to other users (mode %o): its mode is %o now", directory, mode, now)

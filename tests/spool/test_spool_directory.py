@@ -208,7 +208,7 @@ def test_files_are_for_their_owner_only_whatever_the_umask(database: Database, t
 
 
 @HAS_MODES
-@pytest.mark.parametrize("mode", [0o755, 0o770, 0o777])
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o777, 0o1777])
 def test_loose_permissions_are_repaired_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int) -> None:
     directory = tmp_path / "spool"
     directory.mkdir()
@@ -219,7 +219,7 @@ def test_loose_permissions_are_repaired_and_logged(tmp_path: Path, caplog: pytes
 
 
 @HAS_MODES
-@pytest.mark.parametrize(("mode", "has_others"), [(0o777, True), (0o1777, False)])
+@pytest.mark.parametrize(("mode", "has_others"), [(0o777, True), (0o1777, True)])
 def test_a_directory_that_others_write_to_is_refused(tmp_path: Path, mode: int, *, has_others: bool) -> None:
     directory = tmp_path / "shared"
     directory.mkdir()

@@ -154,8 +154,8 @@ async def test_metadata_does_not_care_whether_the_bodies_can_be_stored(client: C
     [
         ({"request_json": {"messages": [{}, {"content": {SECRET}}]}}, "request_json.messages[1].content"),
         ({"response_json": {"choices": [{1: SECRET}]}}, "response_json.choices[0]"),
-        ({"llm_config": {"key": memoryview(SECRET.encode())}}, "llm_config.key"),
-        ({"compaction_settings": {"by": UnicodeError(SECRET)}}, "compaction_settings.by"),
+        ({"llm_config": {"model": memoryview(SECRET.encode())}}, "llm_config.model"),
+        ({"compaction_settings": {SECRET: UnicodeError(SECRET)}}, "compaction_settings.<key 0>"),
     ],
     ids=["set", "key", "memoryview", "object"],
 )

@@ -105,10 +105,11 @@ class Throwaway:
             upgrade(connection)
         return url
 
-    def drop_database(self, name: str, tablespace: str) -> None:
-        """Drop a database, and the tablespace that only it used."""
+    def drop_database(self, name: str, tablespace: str | None = None) -> None:
+        """Drop a database, and the tablespace that only it used, if it had one."""
         self._admin(f"DROP DATABASE {name} WITH (FORCE)")
-        self._admin(f"DROP TABLESPACE {tablespace}")
+        if tablespace is not None:
+            self._admin(f"DROP TABLESPACE {tablespace}")
 
     def _admin(self, statement: str) -> None:
         engine = create_engine(self.url, isolation_level="AUTOCOMMIT", poolclass=NullPool)

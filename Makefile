@@ -11,7 +11,7 @@ PYTEST := python -m pytest -n $(PROCESSES) --dist worksteal
 # Versions of PostgreSQL that the wheel of the group `test` lacks.
 POSTGRESQL := .postgresql/14 .postgresql/15 .postgresql/17
 
-.PHONY: help demo test bench bench-compare bench-scale chaos lint types contracts wheel lowest matrix clean
+.PHONY: help demo test bench bench-compare bench-scale chaos isolation lint types contracts wheel lowest matrix clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -33,6 +33,9 @@ bench-scale: $(VENV)/installed-bench ## Measure reads at 100,000 to 10,000,000 r
 
 chaos: $(VENV)/installed-dev ## Kill writing processes and servers, and count what it costs, into docs/ (about 4 minutes)
 	$(BIN)/python -m tests.chaos --docs docs/writer.md
+
+isolation: $(VENV)/installed-dev ## One bad trace among 100 good ones, 1,000 times, drawn from all faults (about 10 minutes)
+	$(BIN)/python -m tests.chaos.isolation --rounds 1000
 
 lint: $(VENV)/installed-dev ## Ruff: rules and format
 	$(BIN)/ruff check .

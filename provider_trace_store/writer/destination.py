@@ -76,6 +76,7 @@ class NotNowError(Exception):
         name: the name of the error's class, with its SQLSTATE if it has one.
         advice: what an operator can do about it.
         may_be_the_row: whether one of the rows may be the cause.
+        may_be_a_rule: whether a rule of the host's for a row, such as a trigger, may have raised the error.
         is_each_row: whether single rows were tried, too, and failed alike: cutting the rows into parts is no use.
         sqlstate: PostgreSQL's error code; None if the driver reports none.
         reason: what else is known about the cause.
@@ -87,6 +88,7 @@ class NotNowError(Exception):
         advice: str = "",
         *,
         may_be_the_row: bool = False,
+        may_be_a_rule: bool = False,
         is_each_row: bool = False,
         sqlstate: str | None = None,
         reason: str | None = None,
@@ -95,6 +97,7 @@ class NotNowError(Exception):
         self.name = name
         self.advice = advice
         self.may_be_the_row = may_be_the_row
+        self.may_be_a_rule = may_be_a_rule
         self.is_each_row = is_each_row
         self.sqlstate = sqlstate
         self.reason = reason

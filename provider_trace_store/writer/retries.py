@@ -54,11 +54,13 @@ class _Strikes(NamedTuple):
         all: how often.
         counted: how often with other rows stored since the time before.
         batches: the number of batches stored by the last time.
+        is_beside: whether other rows of one of its batches were stored.
     """
 
     all: int
     counted: int
     batches: int
+    is_beside: bool
 
 
 class GaveUpError(Exception):
@@ -146,7 +148,7 @@ class Sender:
         if alone:
             self._fruitless = self._fruitless + 1 if self._batches == stored else 0
         for source, failure in alone:
-            yield self._postponed(kind, source, failure)
+            yield self._postponed(kind, source, failure, is_beside=self._batches != stored)
 
     def _tried(self, kind: Kind, part: Sequence[RowSource]) -> Delivered | NotNowError | NotTogetherError:
         """Deliver rows, with retries; return the failure if one of the rows may be the cause."""
@@ -207,18 +209,24 @@ class Sender:
         yield Sent(sent, delivered.created, delivered.unchanged, len(delivered.refusals))
         for source, error in unplaced:
             self._log.log(logging.WARNING, _WAITS, error.name, error.advice)
-            yield self._postponed(kind, source, error)
+            yield self._postponed(kind, source, error, is_beside=True)
 
     def _rejected(self, kind: Kind, source: RowSource, error: ProviderTraceStoreError) -> Sent:
         self._strikes.pop(source.id, None)
         self.reject(kind, [Refusal(source, error)])
         return Sent([source], rejected=1)
 
-    def _postponed(self, kind: Kind, source: RowSource, error: NotNowError) -> Sent:
-        """Let other rows go first; reject a row that fails again and again, sooner while others are stored."""
-        before = self._strikes.pop(source.id, _Strikes(0, 0, self._batches))
-        strikes = _Strikes(before.all + 1, before.counted + (before.batches != self._batches), self._batches)
-        if error.may_be_the_row and (strikes.counted >= _STRIKES or strikes.all > _LONE_STRIKES):
+    def _postponed(self, kind: Kind, source: RowSource, error: NotNowError, *, is_beside: bool) -> Sent:
+        """Let other rows go first; reject a row that fails again and again, sooner if others are stored."""
+        before = self._strikes.pop(source.id, _Strikes(0, 0, self._batches, is_beside=False))
+        strikes = _Strikes(
+            before.all + 1,
+            before.counted + (before.batches != self._batches),
+            self._batches,
+            is_beside=is_beside or before.is_beside,
+        )
+        lone_strikes = _STRIKES if error.may_be_a_rule and strikes.is_beside else _LONE_STRIKES
+        if error.may_be_the_row and (strikes.counted >= _STRIKES or strikes.all >= lone_strikes):
             rejection = ProviderTraceRejectedError(source.id, error.sqlstate, None, error.reason)
             return self._rejected(kind, source, rejection)
         self._strikes[source.id] = strikes

@@ -88,8 +88,13 @@ class DatabaseDestination:
             # error of one of their nodes as an internal error, whatever its cause.
             state = sqlstate_of(error)
             fault = fault_of(error)
-            may_be_the_row = fault is Fault.UNDECIDED or is_internal(state)
-            problem = NotNowError(_name_of(error), may_be_the_row=may_be_the_row, sqlstate=state)
+            is_undecided = fault is Fault.UNDECIDED
+            problem = NotNowError(
+                _name_of(error),
+                may_be_the_row=is_undecided or is_internal(state),
+                may_be_a_rule=is_undecided,
+                sqlstate=state,
+            )
             if fault is Fault.ROW:
                 blamed = ProviderTraceRejectedError(sources[0].id, state, constraint_of(error))
         except Exception as error:  # noqa: BLE001  # a host's event, or a bug: it must neither end the writer nor block it
@@ -197,6 +202,7 @@ def _unavailable(error: ProviderTraceUnavailableError) -> NotNowError:
         f"{type(error).__name__} (SQLSTATE {state})" if state else type(error).__name__,
         f" ({error.reason})" if error.reason else "",
         may_be_the_row=error.may_be_the_trace or state in _MAY_BE_THE_ROW or is_internal(state),
+        may_be_a_rule=error.may_be_the_trace,
         is_each_row=error.may_be_the_trace,
         sqlstate=state,
         reason=error.reason,

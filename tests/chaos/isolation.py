@@ -226,7 +226,7 @@ class Round:
             for number, trace in enumerate(self.traces):
                 tenant = _BAD_TENANT if trace is self.bad else f"org-{number % _TENANTS}"
                 writer.submit(trace, organization_id=tenant)
-            problems = [] if writer.flush(PATIENCE / 10) else ["flush did not end"]
+            problems = [] if writer.flush(PATIENCE / 5) else ["flush did not end"]
             writer.close(1)
             problems += self._judge(refused)
             return problems + self._judge_rejects(Path(directory) / "rejected.db")

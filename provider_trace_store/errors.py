@@ -274,10 +274,7 @@ class TableNotEmptyError(MigrationError):
     """
 
     def __init__(self, table: str) -> None:
-        super().__init__(
-            f"{table} has rows: to drop them with the table, pass --drop-data (-x drop-data=yes to Alembic, "
-            "drop_data=True to downgrade())"
-        )
+        super().__init__(f"{table} has rows: to drop them with the table, pass `drop_data=True`")
         self.table = table
 
 

@@ -123,7 +123,7 @@ def test_each_error_survives_pickling_and_copying(error: ProviderTraceStoreError
         (ProviderTraceRejectedError(ID), "correct the trace or the database's rule, a retry does not help"),
         (ProviderTraceUnavailableError(ID), "send the same trace again"),
         (TableMissingError("provider_traces"), "run `provider-trace-store migrate upgrade`"),
-        (TableNotEmptyError("provider_traces"), "pass --drop-data"),
+        (TableNotEmptyError("provider_traces"), "pass `drop_data=True`"),
         (TraceDecodingError(), "correct its row"),
         (TraceEncodingError("request_json.a", "a set", ID), "correct the value"),
         (TraceTooLargeError("request_json", 1001, 1000, ID), "raise max_body_bytes"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from alembic import op
 from sqlalchemy import JSON, Boolean, Column, DateTime, String, func, inspect, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from provider_trace_store.database.names import quoted, quoted_table, without_parameters
 from provider_trace_store.errors import MigrationError, TableMismatchError, TableNotEmptyError
 from provider_trace_store.migrations.indexes import build_indexes, has_rows
+from provider_trace_store.migrations.operations import op
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,13 +83,13 @@ def drop(name: str) -> None:
             op.execute(
                 without_parameters(
                     f"DO $$ BEGIN IF EXISTS (SELECT FROM {full_name}) THEN RAISE EXCEPTION "
-                    f"'{name} has rows: it is dropped only with -x drop-data=yes (--drop-data)'; END IF; END $$"
+                    f"'{name} has rows: a script that drops them is printed with the option drop-data'; END IF; END $$"
                 )
             )
     elif context.as_sql and not may_drop_rows:
         raise MigrationError(
             f"a script for {context.dialect.name} cannot check whether {name} has rows: run the downgrade without "
-            "--sql, or allow it to drop rows, with -x drop-data=yes (--drop-data)"
+            "--sql, or allow it to drop rows with `drop_data=True`"
         )
     if not context.as_sql and not may_drop_rows and has_rows(op.get_bind(), full_name):
         raise TableNotEmptyError(full_name)

@@ -15,7 +15,7 @@ from provider_trace_store.cli.output import reporting, say
 from provider_trace_store.errors import MigrationError
 from provider_trace_store.migrations import DEFAULT_LOCK_TIMEOUT, DEFAULT_TRIES, scripts_config
 from provider_trace_store.migrations.locking import Patience
-from provider_trace_store.migrations.scripts import Scripts, down, up
+from provider_trace_store.migrations.scripts import Scripts, down, revisions, up
 from provider_trace_store.migrations.target import connected, database_url
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ Tries = Annotated[
     int, typer.Option(min=1, max=1_000, help="How often to try while a table lock is not free, with growing pauses.")
 ]
 Sql = Annotated[bool, typer.Option("--sql", help="Print the SQL, for psql or sqlite3, instead of running it.")]
+_UPGRADE: Final = "provider-trace-store migrate upgrade"
 # `-1` is a revision, not an option. What else begins with a dash is refused by `_revision`.
 _RELATIVE: Final = {"ignore_unknown_options": True}
 
@@ -110,14 +111,16 @@ def current(*, url: Url = None, schema: Schema = None) -> None:
     """Show the revision of the tables; `base` if there is none."""
 
     def show(connection: Connection) -> None:
-        head = ScriptDirectory.from_config(scripts_config()).get_current_head()
+        known = revisions(ScriptDirectory.from_config(scripts_config()))
         revision = migrations.current(connection, schema=schema)
-        if revision == head:
+        if revision is None:
+            say(f"base (the tables were never migrated, or taken back: run `{_UPGRADE}`)")
+        elif revision not in known:
+            say(f"{revision} (not known to this version of the package: install a newer one)")
+        elif revision == known[0]:
             say(f"{revision} (head)")
-        elif revision is None:
-            say("base (the tables were never migrated, or taken back: run `provider-trace-store migrate upgrade`)")
         else:
-            say(f"{revision} (this version of the package has {head}: run `provider-trace-store migrate upgrade`)")
+            say(f"{revision} (the newest is {known[0]}: run `{_UPGRADE}`)")
 
     reporting(partial(_run, url, show))
 

@@ -174,15 +174,15 @@ def _missing_for_changes(
     tables: Sequence[Row[Any]],
 ) -> str | None:
     for table in tables:
-        if table.name == VERSION_TABLE and not table.is_writable:
-            grant = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {where}.{VERSION_TABLE} TO {role}"
-            return f"role {role} may not write the version table; nothing was changed: {grant}"
         if table.name != VERSION_TABLE and not table.is_owned:
             owner = quoted(connection.dialect, table.owner)
             return (
                 f"role {role} does not own {where}.{table.name}; nothing was changed: migrate as {owner}, or "
                 f"GRANT {owner} TO {role}"
             )
+    if any(table.name == VERSION_TABLE and not table.is_writable for table in tables):
+        grant = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {where}.{VERSION_TABLE} TO {role}"
+        return f"role {role} may not write the version table; nothing was changed: {grant}"
     if not may_create:
         return (
             f"role {role} may not create tables in schema {where}; nothing was changed: "

@@ -10,6 +10,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from provider_trace_store.errors import MigrationError
 from provider_trace_store.migrations.autogenerate import VERSION_TABLE, schema_metadata
 from provider_trace_store.migrations.locking import offline_frame
 from provider_trace_store.migrations.operations import operations_of
@@ -43,6 +44,11 @@ def scripts_config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(scripts).replace("%", "%%"))
     return config
+
+
+def revisions(scripts: ScriptDirectory) -> list[str]:
+    """Return the revisions that this version of the package knows, the newest first."""
+    return [script.revision for script in scripts.walk_revisions()]
 
 
 def options(schema: str | None, *, drop_data: bool) -> dict[str, Any]:
@@ -87,7 +93,17 @@ class Scripts:
         return MigrationContext.configure(connection, opts=self._options).get_current_heads()
 
     def has_steps(self, heads: tuple[str, ...]) -> bool:
-        """Return whether tables with these revisions are at another one than the one to migrate to."""
+        """Return whether tables with these revisions are at another one than the one to migrate to.
+
+        Raises:
+            MigrationError: this version of the package does not know the revision of the tables.
+        """
+        known = revisions(self._scripts)
+        if unknown := [head for head in heads if head not in known]:
+            raise MigrationError(
+                f"the tables are at revision {unknown[0]}, which a newer version of provider_trace_store made; nothing "
+                "was changed: install that version"
+            )
         return bool(self._steps(self._scripts, self._revision, heads))
 
     def are_newest(self, heads: tuple[str, ...]) -> bool:

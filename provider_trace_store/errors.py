@@ -19,7 +19,7 @@ ProviderTraceStoreError
 └── MigrationError                  the tables cannot be migrated as they are
     ├── TableMismatchError          a table of the same name has other columns or another primary key
     ├── TableNotEmptyError          a downgrade would drop rows
-    └── MigrationLockError          a table lock could not be acquired within `lock_timeout`
+    └── MigrationLockError          a lock was not free in any try
 
 The errors of arguments, TraceEncodingError, TraceTooLargeError and TraceDecodingError are also ValueErrors.
 
@@ -249,7 +249,7 @@ class WriterClosedError(ProviderTraceStoreError):
 
 
 class MigrationError(ProviderTraceStoreError):
-    """The tables cannot be migrated as they are; nothing was changed."""
+    """The tables cannot be migrated as they are, or the database refused it; the message says what to do."""
 
 
 class TableMismatchError(MigrationError):
@@ -279,7 +279,7 @@ class TableNotEmptyError(MigrationError):
 
 
 class MigrationLockError(MigrationError):
-    """A table lock could not be acquired within `lock_timeout`: run the migration again when traffic is lower."""
+    """A table lock, or the lock between migrations, was not free in any try; the message names who holds it."""
 
 
 def _details(sqlstate: str | None, constraint: str | None = None) -> str:

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 # PostgreSQL cuts longer names, in bytes.
 _LONGEST_NAME: Final = 63
 _LIMIT: Final = "SET lock_timeout = '500ms'"
-_RELATION: Final = text("SELECT oid, relkind FROM pg_class WHERE oid = CAST(CAST(:name AS text) AS regclass)")
+_RELATION: Final = text(
+    "SELECT oid, CAST(relkind AS text) AS relkind FROM pg_class WHERE oid = CAST(CAST(:name AS text) AS regclass)"
+)
 _PARTITIONS: Final = text(
-    "SELECT pg_class.oid, relkind, nspname AS schema, relname AS name FROM pg_inherits "
+    "SELECT pg_class.oid, CAST(relkind AS text) AS relkind, nspname AS schema, relname AS name FROM pg_inherits "
     "JOIN pg_class ON pg_class.oid = inhrelid JOIN pg_namespace ON pg_namespace.oid = relnamespace "
     "WHERE inhparent = :table AND relkind IN ('r', 'p') ORDER BY schema, name"
 )

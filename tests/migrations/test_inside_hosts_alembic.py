@@ -233,3 +233,9 @@ def test_a_downgrade_beside_a_host_in_use_joins_its_transaction(database: Databa
             connection.get_transaction().rollback()  # type: ignore[union-attr]  # it is open
         assert connection.scalar(text("SELECT count(*) FROM host_one")) == 0
         assert current(connection) == "0003"
+
+
+def test_neither_the_package_nor_its_scripts_use_the_operations_of_a_host() -> None:
+    sources = [*(ROOT / "provider_trace_store").rglob("*.py"), *(ROOT / "alembic" / "versions").glob("*.py")]
+    pattern = re.compile(r"from alembic import .*\bop\b|import alembic\.op|from alembic\.op ")
+    assert [path for path in sources if pattern.search(path.read_text("utf-8"))] == []

@@ -9,7 +9,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import NullPool, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from provider_trace_store import InvalidArgumentError, MigrationLockError
 from provider_trace_store.migrations import current, downgrade, upgrade
@@ -162,3 +163,22 @@ def test_limits_are_checked(empty_database: Database, wrong: dict[str, float]) -
     act: Callable[..., None] = upgrade
     with empty_database.engine().connect() as connection, pytest.raises(InvalidArgumentError):
         act(connection, **wrong)
+
+
+async def test_asyncpg_reports_the_same(postgres: Database, caplog: pytest.LogCaptureFixture) -> None:
+    engine = create_async_engine(postgres.url.set(drivername="postgresql+asyncpg"), poolclass=NullPool)
+    with blocker_of(postgres) as busy, caplog.at_level(logging.WARNING, LOGGER):
+        pid = pid_of(busy)
+        async with engine.connect() as connection:
+            with pytest.raises(MigrationLockError, match=rf"pid {pid} \("):
+                await connection.run_sync(downgrade, "0001", lock_timeout=0.05, tries=2)
+    run_script(
+        postgres,
+        "ALTER TABLE provider_trace_metadata RENAME TO old",
+        "CREATE TABLE provider_trace_metadata (LIKE old, PRIMARY KEY (created_at, id)) PARTITION BY RANGE (created_at)",
+        "CREATE TABLE january PARTITION OF provider_trace_metadata FOR VALUES FROM ('2026-01-01') TO ('2026-02-01')",
+    )
+    async with engine.connect() as connection:
+        await connection.run_sync(upgrade)
+    assert "ON public.january (run_id);" in caplog.text
+    await engine.dispose()

@@ -110,6 +110,8 @@ WRONG: Final = {
     "two @": (f"postgresql://u:{PASSWORD}@@h/d", "%40"),
     "directory": ("sqlite:////nowhere/at/all.db", "/nowhere/at does not exist"),
     "host of SQLite": ("sqlite://file.db", "sqlite:///"),
+    "in memory": ("sqlite://", "names a SQLite database in memory"),
+    "no socket": (f"postgresql://u:{PASSWORD}@/d?host=/nowhere", "no socket .s.PGSQL.5432"),
     "no server": (f"postgresql://u:{PASSWORD}@127.0.0.1:1/d", "no server listens there"),
     "no host": (f"postgresql://u:{PASSWORD}@host.invalid/d", "host name is not known"),
 }
@@ -206,6 +208,14 @@ def test_a_refusal_names_the_option_of_the_command_that_was_run(database: Databa
     assert "-x" not in said
     result = run("-c", ALEMBIC_INI, "-x", f"url={url}", "downgrade", "base", module="alembic", cwd=ROOT)
     assert "-x drop-data=yes" in result.stdout + result.stderr
+
+
+def test_a_script_that_cannot_be_made_is_not_printed_in_part(tmp_path: Path) -> None:
+    for arguments in (("downgrade", "head:base"), ("upgrade", "0001:9999"), ("downgrade", "base")):
+        result = run("migrate", *arguments, "--sql", "--url", "sqlite:///file.db", cwd=tmp_path)
+        assert reason_of(result)
+        assert result.stdout == ""
+    assert "--sql" in reason_of(run("migrate", "upgrade", "0001:0002", "--url", "sqlite:///file.db", cwd=tmp_path))
 
 
 def test_current_says_what_to_do(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
+from io import StringIO
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -145,10 +145,13 @@ def _print(steps: Steps, revision: str, url: str | None, patience: Patience, *, 
         raise MigrationError("a downgrade with --sql needs a range FROM:TO, such as head:base")
     dialect: Any = database_url(url).get_dialect()
     scripts = Scripts(steps, to, patience.schema, drop_data=drop_data)
+    # A script that ends in the middle must not be printed.
+    script = StringIO()
     try:
-        scripts.print(dialect(paramstyle="named"), sys.stdout, starting or None, patience.lock_timeout)
+        scripts.print(dialect(paramstyle="named"), script, starting or None, patience.lock_timeout)
     except CommandError as error:
         problem = str(error)
     else:
+        say(script.getvalue().rstrip("\n"))
         return
     raise MigrationError(problem)

@@ -89,7 +89,9 @@ def translated(connection: Connection, schema: str | None, action: Callable[[], 
     try:
         return action()
     except CommandError as error:
-        failure = MigrationError(f"{error}; nothing was changed")
+        failure = MigrationError(
+            f"{error}; nothing was changed: `provider-trace-store migrate history` lists the revisions"
+        )
     except errors as error:
         failure = failure_of(error, connection, schema)
     raise failure

@@ -96,8 +96,11 @@ class Scripts:
         """Return whether tables with these revisions are at another one than the one to migrate to.
 
         Raises:
-            MigrationError: this version of the package does not know the revision of the tables.
+            MigrationError: this version of the package does not know the revision of the tables, or the revision to
+                migrate to is a range.
         """
+        if ":" in self._revision:
+            raise MigrationError("a range FROM:TO is for printed SQL (--sql) only: name the revision to migrate to")
         known = revisions(self._scripts)
         if unknown := [head for head in heads if head not in known]:
             raise MigrationError(

@@ -42,6 +42,7 @@ _OPTIONS: Final = {
     "max_cacheable_statement_size": None,
 }
 _SSL_MODES: Final = {"true": "require", "1": "require", "on": "require", "false": "disable", "0": "disable"}
+_PORT: Final = 5432
 _PROBE: Final = 5.0  # seconds
 
 logger: Final = logging.getLogger("provider_trace_store.migrations")
@@ -92,6 +93,8 @@ def connected(url: URL) -> Iterator[Connection]:
     Raises:
         MigrationError: the connection could not be made: which server, why, and what to do.
     """
+    if url.get_backend_name() == "sqlite" and url.database in {None, "", ":memory:"}:
+        raise MigrationError("`url` names a SQLite database in memory, which ends with the command: name a file")
     connection = None
     try:
         engine = create_engine(url, poolclass=NullPool)
@@ -164,10 +167,15 @@ def _reason(url: URL) -> str:
         if not path.absolute().parent.is_dir():
             return f"the directory {path.absolute().parent} does not exist: create it, or correct the URL"
         return "see that the file is a SQLite database, and that it and its directory are readable and writable"
-    host = url.host or url.query.get("host")
+    return _reason_of_server(url.host or url.query.get("host"), url.port or _PORT)
+
+
+def _reason_of_server(host: object, port: int) -> str:
+    if isinstance(host, str) and host.startswith("/") and not Path(host, f".s.PGSQL.{port}").exists():
+        return f"there is no socket .s.PGSQL.{port} of a server in that directory: correct host and port"
     if isinstance(host, str) and not host.startswith("/") and "," not in host:
         try:
-            with socket.create_connection((host, url.port or 5432), timeout=_PROBE):
+            with socket.create_connection((host, port), timeout=_PROBE):
                 pass  # the server answers
         except TimeoutError:
             return f"no answer within {_PROBE:g} s: see the host, the port and the firewall"

@@ -1,149 +1,160 @@
-"""Runs the migrations: on a connection that the caller passes in, on the database of a URL, or as printed SQL.
+"""Runs the migrations for `alembic` in a checkout: on the database of a URL, or as printed SQL.
 
-Options with `-x`: `url=URL`, `schema=NAME`, `lock-timeout=SECONDS`, `drop-data=yes`,
-`drop-adopted=TABLE` (several with commas).
+Options with `-x`: `url=URL`, `schema=NAME`, `lock-timeout=SECONDS`, `tries=NUMBER`, `drop-data=yes`,
+`drop-adopted=TABLE` (several with commas). The command `provider-trace-store` and the functions of
+`provider_trace_store.migrations` run the scripts without this file.
 """
 
 from __future__ import annotations
 
-import logging
+from functools import partial
 from logging.config import fileConfig
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from alembic import context
 from alembic.util import CommandError
-from sqlalchemy import NullPool, create_engine, make_url
 
-from provider_trace_store.errors import MigrationError
-from provider_trace_store.migrations.autogenerate import VERSION_TABLE, compare_filters, schema_metadata
-from provider_trace_store.migrations.locking import DEFAULT_LOCK_TIMEOUT, migration_transaction, offline_preamble
+from provider_trace_store.errors import ProviderTraceStoreError
+from provider_trace_store.migrations.autogenerate import compare_filters
+from provider_trace_store.migrations.failures import translated
+from provider_trace_store.migrations.locking import (
+    DEFAULT_LOCK_TIMEOUT,
+    DEFAULT_TRIES,
+    Patience,
+    offline_frame,
+    run_exclusively,
+)
+from provider_trace_store.migrations.operations import operations_of
 from provider_trace_store.migrations.placement import check_placement
-from provider_trace_store.migrations.sqlite_file import usable_file
-from provider_trace_store.settings import StoreSettings, psycopg_url
+from provider_trace_store.migrations.scripts import options as context_options
+from provider_trace_store.migrations.target import connected, database_url, spelled
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL, Connection
+    from collections.abc import Callable
 
-OPTIONS = {"url", "schema", "lock-timeout", "drop-data", "drop-adopted"}
+    from sqlalchemy import Connection
 
+OPTIONS = {
+    "url": "-x url=",
+    "schema": "-x schema=",
+    "lock_timeout": "-x lock-timeout=",
+    "tries": "-x tries=",
+    "drop_data=True": "-x drop-data=yes",
+    "drop_adopted=[TABLE]": "-x drop-adopted=TABLE",
+}
+NAMES = sorted(option.removeprefix("-x ").partition("=")[0] for option in OPTIONS.values())
+
+Number = TypeVar("Number", int, float)
 config = context.config
-logger = logging.getLogger("provider_trace_store.migrations")
 
 
 def options() -> dict[str, str]:
     """Return the `-x` options, and refuse unknown ones: a typo in an option could cost data."""
     given = context.get_x_argument(as_dictionary=True)
-    if unknown := sorted(given.keys() - OPTIONS):
-        raise CommandError(f"unknown option -x {', '.join(unknown)}: use one of {', '.join(sorted(OPTIONS))}")
+    if unknown := sorted(given.keys() - set(NAMES)):
+        # A URL without `url=` is such a name, and may hold a password.
+        names = [name if name.replace("-", "_").isidentifier() else "one that is not a name" for name in unknown]
+        raise CommandError(f"unknown option -x {', '.join(names)}: use one of {', '.join(NAMES)}")
     return given
 
 
-def lock_timeout() -> float:
-    """Return how long a statement may wait for a table lock, in seconds; 0 means without a limit."""
-    given = options().get("lock-timeout", str(DEFAULT_LOCK_TIMEOUT))
+def number_of(option: str, kind: Callable[[str], Number], default: Number) -> Number:
+    """Return the number that an option gives."""
     try:
-        seconds = float(given)
+        return kind(options().get(option, str(default)))
     except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= 1_000_000:  # noqa: PLR2004  # written so that nan is refused, too
-        raise CommandError("-x lock-timeout must be a number of seconds, such as 5 or 0.5; 0 waits without a limit")
-    return seconds
+        pass  # the text is not repeated
+    raise CommandError(f"-x {option} must be a number, such as {default}")
 
 
-def database_url() -> URL:
-    """Return the URL from `-x url=` or the environment, and log the database's name without its password."""
-    settings = StoreSettings()
-    try:
-        url = make_url(psycopg_url(options().get("url", settings.database_url)))
-    except ValueError as error:
-        raise CommandError(f"-x url {error}") from None
-    # Without the query, which may also hold a password.
-    shown = url.set(query={}).render_as_string(hide_password=True)
-    if "url" not in options() and "database_url" not in settings.model_fields_set:
-        path = Path(url.database or "").resolve()
-        shown += f" ({path}), because neither PROVIDER_TRACE_STORE_DATABASE_URL nor -x url= names a database"
-    logger.info("database: %s", shown)
-    return url
-
-
-def configure(schema: str | None, *, drop_data: bool, **target: Any) -> None:  # noqa: ANN401  # as Alembic's own signature
-    """Configure Alembic's context: the package's own version table, and one transaction for all revisions."""
-    context.configure(
-        **target,
-        target_metadata=schema_metadata(schema),
-        version_table=VERSION_TABLE,
-        version_table_schema=schema,
-        include_schemas=schema is not None,
-        transactional_ddl=True,
-        drop_data=drop_data,
-        drop_adopted=drop_adopted(),
+def patience() -> Patience:
+    """Return how long the migration waits for locks."""
+    return Patience(
+        options().get("schema"),
+        number_of("lock-timeout", float, DEFAULT_LOCK_TIMEOUT),
+        number_of("tries", int, DEFAULT_TRIES),
     )
 
 
 def drop_adopted() -> list[str]:
     """Return the tables that a downgrade may drop although no migration is known to have created them."""
-    if passed is not None:
-        return list(config.attributes.get("drop_adopted", ()))
     return [name.strip() for name in options().get("drop-adopted", "").split(",") if name.strip()]
 
 
 def run_on(connection: Connection, schema: str | None, *, drop_data: bool) -> None:
-    """Run the migrations on a connection; the caller holds the lock of `migration_transaction`."""
+    """Run the migrations on a connection."""
     check_placement(connection, schema)
-    include_name, include_object = compare_filters(connection, schema)
-    configure(
-        schema,
-        drop_data=drop_data,
-        connection=connection,
-        include_name=include_name,
-        include_object=include_object,
+    filters: dict[str, Any] = dict(
+        zip(("include_name", "include_object"), compare_filters(connection, schema), strict=True)
     )
-    with context.begin_transaction():
+    context.configure(
+        connection=connection, **filters, **context_options(schema, drop_data=drop_data, drop_adopted=drop_adopted())
+    )
+    with context.begin_transaction(), operations_of(context.get_context()):
         context.run_migrations()
+
+
+def is_migrating() -> bool:
+    """Return whether the command changes revisions, and so must not run beside another migration."""
+    try:
+        context.get_revision_argument()
+    except KeyError:
+        return False
+    except CommandError:
+        pass  # a number of steps such as -1
+    return True
 
 
 def run_online() -> None:
     """Run the migrations on the database that the options or the environment name."""
-    schema = options().get("schema")
-    timeout = lock_timeout()
-    engine = create_engine(database_url(), poolclass=NullPool)
-    try:
-        with usable_file(engine.url), engine.connect() as connection, migration_transaction(connection, timeout):
-            run_on(connection, schema, drop_data=options().get("drop-data") == "yes")
-    except MigrationError as error:
-        raise CommandError(str(error)) from None
-    finally:
-        engine.dispose()
+    limits = patience()
+    drop_data = options().get("drop-data") == "yes"
+    with connected(database_url(options().get("url"))) as connection:
+        action = partial(run_on, connection, limits.schema, drop_data=drop_data)
+        if is_migrating():
+            translated(connection, limits.schema, partial(run_exclusively, connection, action, limits))
+        else:
+            translated(connection, limits.schema, action)
 
 
 def run_offline() -> None:
     """Print the migrations as SQL, for `psql` or `sqlite3`."""
-    url = database_url()
-    configure(
-        options().get("schema"),
-        drop_data=options().get("drop-data") == "yes",
+    url = database_url(options().get("url"))
+    limits = patience()
+    context.configure(
         url=url,
         literal_binds=True,
         dialect_opts={"paramstyle": "named"},
+        **context_options(limits.schema, drop_data=options().get("drop-data") == "yes", drop_adopted=drop_adopted()),
     )
+    before, after = offline_frame(url.get_dialect().name, limits.lock_timeout, nested=False)
+    with context.begin_transaction(), operations_of(context.get_context()):
+        for statement in before:
+            context.execute(statement)
+        context.run_migrations()
+        for statement in after:
+            context.execute(statement)
+
+
+def run() -> None:
+    """Run the migrations; the errors of the package become Alembic's, which it prints as one line."""
     try:
-        with context.begin_transaction():
-            for statement in offline_preamble(url.get_dialect().name, lock_timeout()):
-                context.execute(statement)
-            context.run_migrations()
-    except MigrationError as error:
-        raise CommandError(str(error)) from None
+        if context.is_offline_mode():
+            run_offline()
+        else:
+            run_online()
+    except ProviderTraceStoreError as error:
+        failure = CommandError(spelled(str(error), OPTIONS))
+    else:
+        return
+    raise failure
 
 
 # A passed connection means that a host's process runs the migrations, whose logging must stay as it is.
 passed: Connection | None = config.attributes.get("connection")
-if passed is None and config.config_file_name is not None:
-    fileConfig(config.config_file_name, disable_existing_loggers=False)
-
-if context.is_offline_mode():
-    run_offline()
-elif passed is not None:
+if passed is not None and not context.is_offline_mode():
     run_on(passed, config.attributes["schema"], drop_data=config.attributes["drop_data"])
 else:
-    run_online()
+    if config.config_file_name is not None:
+        fileConfig(config.config_file_name, disable_existing_loggers=False)
+    run()

@@ -12,8 +12,9 @@ def main() -> None:
         sys.exit("provider-trace-store needs Typer: pip install 'provider_trace_store[cli]'")
     # Not at the top of the module: `cli` imports Typer.
     from provider_trace_store.cli import app  # noqa: PLC0415
+    from provider_trace_store.cli.output import run_command  # noqa: PLC0415
 
-    app()
+    run_command(app)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ ProviderTraceStoreError
     ├── TableMismatchError          a table of the same name has other columns or another primary key
     ├── TableNotEmptyError          a downgrade would drop rows
     ├── AdoptedTableError           a downgrade would drop a table that no migration is known to have created
-    └── MigrationLockError          a table lock could not be acquired within `lock_timeout`
+    └── MigrationLockError          a lock was not free in any try
 
 The errors of arguments, TraceEncodingError, TraceTooLargeError and TraceDecodingError are also ValueErrors.
 
@@ -372,7 +372,7 @@ class WriterClosedError(ProviderTraceStoreError):
 
 
 class MigrationError(ProviderTraceStoreError):
-    """The tables cannot be migrated as they are; nothing was changed."""
+    """The tables cannot be migrated as they are, or the database refused it; the message says what to do."""
 
 
 class TableMismatchError(MigrationError):
@@ -398,10 +398,7 @@ class TableNotEmptyError(MigrationError):
     """
 
     def __init__(self, table: str, reason: str = "has rows") -> None:
-        super().__init__(
-            f"{table} {reason}: to drop them with the table, pass --drop-data (-x drop-data=yes to Alembic, "
-            "drop_data=True to downgrade())"
-        )
+        super().__init__(f"{table} {reason}: to drop them with the table, pass `drop_data=True`")
         self.table = table
 
 
@@ -415,14 +412,13 @@ class AdoptedTableError(MigrationError):
     def __init__(self, table: str) -> None:
         super().__init__(
             f"{table} was adopted, or created by a release that did not record it, so it stays; nothing was changed: "
-            "to drop it all the same, name it with --drop-adopted TABLE (-x drop-adopted=TABLE to Alembic, "
-            "drop_adopted=[TABLE] to downgrade())"
+            "to drop it all the same, pass `drop_adopted=[TABLE]`"
         )
         self.table = table
 
 
 class MigrationLockError(MigrationError):
-    """A table lock could not be acquired within `lock_timeout`: run the migration again when traffic is lower."""
+    """A table lock, or the lock between migrations, was not free in any try; the message names who holds it."""
 
 
 def shown(text: str, most: int = 128) -> str:

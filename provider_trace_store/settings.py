@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path  # noqa: TC003  (pydantic reads the annotations)
 from typing import Annotated, Final
 
@@ -10,6 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+# As SQLAlchemy's `make_url` finds them.
+_CREDENTIALS: Final = re.compile(r"[\w+]+://[^:/]*(:[^@]*)?@")
 DEFAULT_DATABASE_URL: Final = "sqlite:///provider_traces.db"
 
 
@@ -23,7 +26,8 @@ def psycopg_url(url: str) -> str:
         The URL, with its password.
 
     Raises:
-        ValueError: the text is not a URL. The message does not repeat it, because it may contain a password.
+        ValueError: the text is not a URL, or its password has an @ that is not escaped. The message does not repeat
+            it, because it may contain a password.
     """
     try:
         parsed = make_url(url)
@@ -31,6 +35,10 @@ def psycopg_url(url: str) -> str:
         parsed = None
     if parsed is None:
         raise ValueError("is not a database URL: write it as driver://user:password@host/database")
+    # SQLAlchemy ends the password at its first @ and takes what follows for the host, which messages show.
+    credentials = _CREDENTIALS.match(url)
+    if credentials and "@" in url[credentials.end() :]:
+        raise ValueError("has an @ inside of the password or behind the host: write it as %40")
     if parsed.drivername in {"postgres", "postgresql"}:
         parsed = parsed.set(drivername="postgresql+psycopg")
     return parsed.render_as_string(hide_password=False)

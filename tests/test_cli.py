@@ -116,7 +116,7 @@ def store_one(engine: Engine, schema: str | None = None) -> None:
 @pytest.mark.pgbouncer
 def test_migrate_goes_up_and_down(empty_database: Database) -> None:
     url = url_of(empty_database)
-    assert ran(*MIGRATE, "current", url=url).stdout == ""
+    assert ran(*MIGRATE, "current", url=url).stdout.startswith("base (")
     first = ran(*MIGRATE, "upgrade", "0001", url=url, is_new=True)
     assert "provider_traces: created" in first.stderr
     assert tables_of(empty_database) == {"provider_traces"}
@@ -275,7 +275,8 @@ def test_lock_timeout_ends_the_wait_for_a_busy_table(empty_postgres: Database) -
         upgrade(connection)
     with engine.connect() as busy:
         busy.execute(text("LOCK TABLE provider_trace_metadata IN ACCESS SHARE MODE"))
-        said = failure_of(run(*MIGRATE, "downgrade", "0001", "--lock-timeout", "0.2", url=url_of(empty_postgres)))
+        limits = ("--lock-timeout", "0.2", "--tries", "1")
+        said = failure_of(run(*MIGRATE, "downgrade", "0001", *limits, url=url_of(empty_postgres)))
     assert "0.2 s" in said
     assert tables_of(empty_postgres) == OUR_TABLES
 
@@ -286,7 +287,7 @@ def test_schema_option_says_where_the_tables_are(empty_postgres: Database) -> No
         connection.execute(text('CREATE SCHEMA "Traces"'))
     ran(*MIGRATE, "upgrade", "--schema", "Traces", url=url)
     assert ran(*MIGRATE, "current", "--schema", "Traces", url=url).stdout == "0003 (head)\n"
-    assert ran(*MIGRATE, "current", url=url).stdout == ""
+    assert ran(*MIGRATE, "current", url=url).stdout.startswith("base (")
     assert tables_of(empty_postgres, "Traces") == OUR_TABLES
     assert tables_of(empty_postgres) == set()
     store_one(empty_postgres.engine(), "Traces")
@@ -310,7 +311,7 @@ def test_sql_for_sqlite_runs_as_it_is(tmp_path: Path) -> None:
     assert ran(*MIGRATE, "current", url=url).stdout == "0003 (head)\n"
     store_one(create_engine(url, poolclass=NullPool))
     execute(path, ran(*MIGRATE, "downgrade", "head:base", "--sql", "--drop-data", url=url).stdout)
-    assert ran(*MIGRATE, "current", url=url).stdout == ""
+    assert ran(*MIGRATE, "current", url=url).stdout.startswith("base (")
 
 
 def execute(path: Path, script: str) -> None:

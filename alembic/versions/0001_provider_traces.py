@@ -7,9 +7,9 @@ What it locks, and for how long:
   table's size.
 - The table exists and lacks columns, such as the telemetry columns `run_id`, `source`, `org_id`: ACCESS EXCLUSIVE,
   for milliseconds, whatever the table's size, because only the catalogue changes and no row is rewritten. While the
-  migration waits for this lock, later queries on the table wait behind it, for at most `lock_timeout` (5 s by
-  default). If the timeout ends the migration, nothing was changed: run it again when traffic is lower. If 5 s of
-  blocked queries are too long, run it with `-x lock-timeout=1`.
+  migration waits for this lock, later queries on the table wait behind it, for at most `lock_timeout` (0.5 s by
+  default). After a timeout the migration is rolled back and tried again after a pause, for about a minute. If all tries
+  fail, nothing was changed, and the error names the sessions that hold the lock.
 - The table has rows and no index on `step_id`: the index is not built. The log has the statement that builds it with
   CONCURRENTLY; run it outside of a transaction.
 

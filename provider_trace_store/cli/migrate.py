@@ -1,22 +1,29 @@
-"""`provider-trace-store migrate`: runs Alembic on the package's scripts, for operators without a checkout."""
+"""`provider-trace-store migrate`: runs the package's scripts, for operators without a checkout."""
 
 from __future__ import annotations
 
-from argparse import Namespace
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from io import StringIO
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from alembic import command
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from pydantic import ValidationError
-from sqlalchemy.exc import SQLAlchemyError
 
-from provider_trace_store.migrations import DEFAULT_LOCK_TIMEOUT, scripts_config
+from provider_trace_store import migrations
+from provider_trace_store.cli.output import reporting, say
+from provider_trace_store.errors import MigrationError
+from provider_trace_store.migrations import DEFAULT_LOCK_TIMEOUT, DEFAULT_TRIES, scripts_config
+from provider_trace_store.migrations.locking import Patience
+from provider_trace_store.migrations.scripts import Scripts, down, revisions, up
+from provider_trace_store.migrations.target import connected, database_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
-    from alembic.config import Config
+    from sqlalchemy import Connection
+
+    from provider_trace_store.migrations.scripts import Steps
 
 migrate = typer.Typer(help="Create, adopt and change the tables.", no_args_is_help=True)
 Url = Annotated[
@@ -32,30 +39,57 @@ LockTimeout = Annotated[
         min=0, max=1_000_000, help="Seconds that a statement may wait for a table lock; 0 waits without a limit."
     ),
 ]
+Tries = Annotated[
+    int, typer.Option(min=1, max=1_000, help="How often to try while a table lock is not free, with growing pauses.")
+]
 Sql = Annotated[bool, typer.Option("--sql", help="Print the SQL, for psql or sqlite3, instead of running it.")]
+_UPGRADE: Final = "provider-trace-store migrate upgrade"
+# `-1` is a revision, not an option. What else begins with a dash is refused by `_revision`.
+_RELATIVE: Final = {"ignore_unknown_options": True}
 
 
-@migrate.command()
+def _revision(value: str) -> str:
+    if value.startswith("-") and not value[1:].isdigit():
+        raise typer.BadParameter(f"no such option: {value.partition('=')[0]}")
+    return value
+
+
+@migrate.command(context_settings=_RELATIVE)
 def upgrade(
-    revision: Annotated[str, typer.Argument(help="A revision that `history` lists; FROM:TO with --sql.")] = "head",
+    revision: Annotated[
+        str,
+        typer.Argument(callback=_revision, help="A revision that `history` lists, or +1; FROM:TO with --sql."),
+    ] = "head",
     *,
     url: Url = None,
     schema: Schema = None,
     lock_timeout: LockTimeout = DEFAULT_LOCK_TIMEOUT,
+    tries: Tries = DEFAULT_TRIES,
     sql: Sql = False,
 ) -> None:
     """Create or adopt the tables, and upgrade them to a revision."""
-    config = _config({"url": url, "schema": schema, "lock-timeout": str(lock_timeout)})
-    _run(lambda: command.upgrade(config, revision, sql=sql))
+    patience = partial(Patience, schema, lock_timeout, tries)
+    if sql:
+        reporting(lambda: _print(up, revision, url, patience()))
+        return
+
+    def run(connection: Connection) -> None:
+        migrations.upgrade(connection, revision, schema=schema, lock_timeout=lock_timeout, tries=tries)
+
+    reporting(partial(_run, url, run))
 
 
-@migrate.command()
+@migrate.command(context_settings=_RELATIVE)
 def downgrade(
-    revision: Annotated[str, typer.Argument(help="A revision that `history` lists, or `base`; FROM:TO with --sql.")],
+    revision: Annotated[
+        str,
+        typer.Argument(callback=_revision, help="A revision that `history` lists, `base`, or -1; FROM:TO with --sql."),
+    ],
     *,
     url: Url = None,
     schema: Schema = None,
     lock_timeout: LockTimeout = DEFAULT_LOCK_TIMEOUT,
+    tries: Tries = DEFAULT_TRIES,
     drop_data: Annotated[bool, typer.Option("--drop-data", help="Also drop tables that have rows.")] = False,
     drop_adopted: Annotated[
         list[str] | None,
@@ -64,41 +98,79 @@ def downgrade(
     sql: Sql = False,
 ) -> None:
     """Take the tables back to an earlier revision; a table with rows is dropped only with --drop-data."""
-    config = _config(
-        {
-            "url": url,
-            "schema": schema,
-            "lock-timeout": str(lock_timeout),
-            "drop-data": "yes" if drop_data else None,
-            "drop-adopted": ",".join(drop_adopted) if drop_adopted else None,
-        }
-    )
-    _run(lambda: command.downgrade(config, revision, sql=sql))
+    if sql:
+        patience = partial(Patience, schema, lock_timeout, tries)
+        reporting(lambda: _print(down, revision, url, patience(), drop_data=drop_data, drop_adopted=drop_adopted or ()))
+        return
+
+    def run(connection: Connection) -> None:
+        migrations.downgrade(
+            connection,
+            revision,
+            schema=schema,
+            lock_timeout=lock_timeout,
+            tries=tries,
+            drop_data=drop_data,
+            drop_adopted=drop_adopted or (),
+        )
+
+    reporting(partial(_run, url, run))
 
 
 @migrate.command()
 def current(*, url: Url = None, schema: Schema = None) -> None:
-    """Show the revision of the tables."""
-    _run(lambda: command.current(_config({"url": url, "schema": schema})))
+    """Show the revision of the tables; `base` if there is none."""
+
+    def show(connection: Connection) -> None:
+        known = revisions(ScriptDirectory.from_config(scripts_config()))
+        revision = migrations.current(connection, schema=schema)
+        if revision is None:
+            say(f"base (the tables were never migrated, or taken back: run `{_UPGRADE}`)")
+        elif revision not in known:
+            say(f"{revision} (not known to this version of the package: install a newer one)")
+        elif revision == known[0]:
+            say(f"{revision} (head)")
+        else:
+            say(f"{revision} (the newest is {known[0]}: run `{_UPGRADE}`)")
+
+    reporting(partial(_run, url, show))
 
 
 @migrate.command()
 def history() -> None:
     """List the revisions."""
-    _run(lambda: command.history(_config({})))
+    for script in ScriptDirectory.from_config(scripts_config()).walk_revisions():
+        head = " (head)" if script.is_head else ""
+        say(f"{script.down_revision or '<base>'} -> {script.revision}{head}, {script.doc}")
 
 
-def _config(options: dict[str, str | None]) -> Config:
-    config = scripts_config()
-    # The form in which `alembic -x name=value` passes its arguments on.
-    config.cmd_opts = Namespace(x=[f"{name}={value}" for name, value in options.items() if value is not None])
-    return config
+def _run(url: str | None, action: Callable[[Connection], None]) -> None:
+    with connected(database_url(url)) as connection:
+        action(connection)
 
 
-def _run(action: Callable[[], None]) -> None:
-    """Run an Alembic command; print an error that an operator can act on as one line, and exit with status 1."""
+def _print(  # each is an option of the command
+    steps: Steps,
+    revision: str,
+    url: str | None,
+    patience: Patience,
+    *,
+    drop_data: bool = False,
+    drop_adopted: Collection[str] = (),
+) -> None:
+    """Print a script; a range of revisions begins with that of the database."""
+    starting, _, to = revision.rpartition(":")
+    if steps is down and not starting:
+        raise MigrationError("a downgrade with --sql needs a range FROM:TO, such as head:base")
+    dialect: Any = database_url(url).get_dialect()
+    scripts = Scripts(steps, to, patience.schema, drop_data=drop_data, drop_adopted=drop_adopted)
+    # A script that ends in the middle must not be printed.
+    script = StringIO()
     try:
-        action()
-    except (CommandError, SQLAlchemyError, ValidationError) as error:
-        typer.echo(f"provider-trace-store: {error}", err=True)
-        raise typer.Exit(1) from None
+        scripts.print(dialect(paramstyle="named"), script, starting or None, patience.lock_timeout)
+    except CommandError as error:
+        problem = str(error)
+    else:
+        say(script.getvalue().rstrip("\n"))
+        return
+    raise MigrationError(problem)

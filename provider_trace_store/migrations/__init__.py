@@ -6,11 +6,13 @@ the folder `_alembic` of the package.
 """
 
 from provider_trace_store.migrations.autogenerate import VERSION_TABLE, include_name, include_object, schema_metadata
-from provider_trace_store.migrations.commands import current, downgrade, scripts_config, upgrade
-from provider_trace_store.migrations.locking import DEFAULT_LOCK_TIMEOUT
+from provider_trace_store.migrations.commands import current, downgrade, upgrade
+from provider_trace_store.migrations.locking import DEFAULT_LOCK_TIMEOUT, DEFAULT_TRIES
+from provider_trace_store.migrations.scripts import scripts_config
 
 __all__ = [
     "DEFAULT_LOCK_TIMEOUT",
+    "DEFAULT_TRIES",
     "VERSION_TABLE",
     "current",
     "downgrade",

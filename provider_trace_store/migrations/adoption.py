@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from alembic import op
 from sqlalchemy import JSON, Column, DateTime, MetaData, Table, func, text
 
 from provider_trace_store.database.names import do_block, quoted, quoted_table, without_parameters
@@ -14,6 +13,7 @@ from provider_trace_store.migrations.checks import key_problems, kind_of, risks
 from provider_trace_store.migrations.columns import existing_columns
 from provider_trace_store.migrations.dropping import drop
 from provider_trace_store.migrations.indexes import build_indexes
+from provider_trace_store.migrations.operations import op
 from provider_trace_store.migrations.origin import create_table, is_created
 from provider_trace_store.migrations.rows import why_not_empty
 

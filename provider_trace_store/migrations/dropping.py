@@ -6,12 +6,12 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from alembic import op
 from sqlalchemy import MetaData, Table, inspect, text
 
 from provider_trace_store.database.names import do_block, literal, quoted, quoted_table, without_parameters
 from provider_trace_store.errors import AdoptedTableError, MigrationError, TableNotEmptyError
 from provider_trace_store.migrations.checks import kind_of
+from provider_trace_store.migrations.operations import op
 from provider_trace_store.migrations.origin import is_created, is_created_condition
 from provider_trace_store.migrations.rows import lock, sees_all_commits, why_not_empty
 from provider_trace_store.tables.models import metadata
@@ -135,7 +135,7 @@ def _check_in_script(table: Table, *, is_named: bool, may_drop_rows: bool) -> No
         if not may_drop_rows:
             raise MigrationError(
                 f"a script for {dialect.name} cannot check whether {table.name} has rows, or who created it: run the "
-                "downgrade without --sql, or allow it to drop rows, with -x drop-data=yes (--drop-data)"
+                "downgrade without --sql, or allow it to drop rows, with `drop_data=True`"
             )
         return
     op.execute(without_parameters(f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE"))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from alembic import op
 from sqlalchemy import inspect, text
-from sqlalchemy.schema import CreateIndex
 
 from provider_trace_store.database.names import quoted, quoted_table
+from provider_trace_store.migrations.index_statements import statements_for
+from provider_trace_store.migrations.operations import op
 from provider_trace_store.migrations.origin import create_index, drop_index_if_created, is_created_index
 from provider_trace_store.migrations.rows import lock, why_not_empty
 
@@ -108,12 +108,31 @@ def build_indexes(connection: Connection, table: Table) -> tuple[str, int]:
         return "", logging.INFO
     # A SQLite file has few users whom the build could block, and usually no operator who reads the log.
     if connection.dialect.name != "sqlite" and (obstacle := _obstacle(connection, table)):
-        statements = "; ".join(_concurrently(connection, index) for index in indexes)
-        report = f"{obstacle}, so its missing indexes were not built: outside of a transaction, run {statements}"
+        report = f"{obstacle}, so its missing indexes were not built: {_to_run(connection, table, indexes)}"
         return report, logging.WARNING
     for index in indexes:
         create_index(index)
     return f"added {', '.join(str(index.name) for index in indexes)}", logging.INFO
+
+
+def report_missing_indexes(connection: Connection, tables: Iterable[Table]) -> None:
+    """Log the indexes that are missing, with the statements that build them, and the tables that do not exist.
+
+    Args:
+        connection: a database at the newest revision.
+        tables: the tables, in their schema, with the indexes that they must have.
+    """
+    for table in tables:
+        if not inspect(connection).has_table(table.name, schema=table.schema):
+            logger.warning(
+                "%s: does not exist, although the version table says that it was created: if it was dropped by hand, "
+                "delete the row of the version table and run the upgrade again",
+                table.fullname,
+            )
+        elif indexes := missing_indexes(connection, table):
+            names = ", ".join(str(index.name) for index in indexes)
+            report = _to_run(connection, table, indexes)
+            logger.warning("%s: its indexes %s are still missing: %s", table.fullname, names, report)
 
 
 def _obstacle(connection: Connection, table: Table) -> str | None:
@@ -166,9 +185,6 @@ def _is_served(columns: Sequence[str | None], present: list[Sequence[str | None]
     return any(list(other[: len(columns)]) == list(columns) for other in present)
 
 
-def _concurrently(connection: Connection, index: Index) -> str:
-    statement = str(CreateIndex(index).compile(dialect=connection.dialect))
-    if connection.dialect.name == "postgresql":
-        statement = statement.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1)
-    # SQLAlchemy doubles a percent sign for the driver; an operator's psql takes it as it is.
-    return " ".join(statement.replace("%%", "%").split())
+def _to_run(connection: Connection, table: Table, indexes: Iterable[Index]) -> str:
+    statements = [statement for index in indexes for statement in statements_for(connection, table, index)]
+    return "\n".join(["outside of a transaction, run", *(f"{statement};" for statement in statements)])

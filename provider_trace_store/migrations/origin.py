@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from alembic import op
 from sqlalchemy import text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from provider_trace_store.database.names import do_block, literal, quoted, without_parameters
+from provider_trace_store.migrations.operations import op
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Index, Table

@@ -40,7 +40,7 @@ def check_placement(connection: Connection, schema: str | None) -> None:
     if current is None:
         raise MigrationError(
             f"no schema of the search_path ({path}) exists for this role; nothing was changed: set the search_path, or "
-            "name the schema of the tables (schema=NAME, --schema NAME, -x schema=NAME)"
+            "name the schema of the tables with `schema`"
         )
     statement = text(
         "SELECT nspname, string_agg(relname, ', ' ORDER BY relname) FROM pg_class "
@@ -53,6 +53,6 @@ def check_placement(connection: Connection, schema: str | None) -> None:
         found = " and ".join(f"{tables} in the schema {name}" for name, tables in elsewhere)
         raise MigrationError(
             f"the search_path ({path}) leads to {found}, but a migration creates tables in the schema {current}; "
-            f"nothing was changed: name the schema of the tables (schema=NAME, --schema NAME, -x schema=NAME), or set "
+            f"nothing was changed: name the schema of the tables with `schema`, or set "
             "a search_path that has it first"
         )

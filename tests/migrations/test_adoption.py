@@ -125,10 +125,10 @@ def test_year_old_tables_are_adopted_as_they_are(empty_postgres: Database, caplo
     # Once each when they are adopted, and once each for the indexes of the reads.
     assert [line.split(":")[0] for line in lines] == ["provider_traces", "provider_trace_metadata"] * 2
     assert "adopted" in lines[0]
-    statements = [statement for line in lines for statement in line.partition("run ")[2].split("; ") if statement]
+    statements = [statement for line in lines for statement in line.splitlines()[1:]]
     assert (
         "CREATE INDEX CONCURRENTLY ix_provider_traces_organization_id_created_at_id "
-        "ON provider_traces (organization_id, created_at, id)"
+        "ON provider_traces (organization_id, created_at, id);"
     ) in statements
     with engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT")

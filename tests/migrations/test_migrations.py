@@ -233,7 +233,7 @@ def test_lock_timeout_ends_the_wait_for_a_busy_table(postgres: Database) -> None
     with engine.connect() as busy, engine.connect() as connection:
         busy.execute(text("LOCK TABLE provider_trace_metadata IN ACCESS SHARE MODE"))
         with pytest.raises(MigrationLockError, match=r"0\.1 s, for DROP INDEX IF EXISTS ix_provider_trace_metadata_"):
-            downgrade(connection, "0001", lock_timeout=0.1)
+            downgrade(connection, "0001", lock_timeout=0.1, tries=1)
 
 
 def test_lock_timeout_of_the_caller_is_given_back(empty_postgres: Database) -> None:

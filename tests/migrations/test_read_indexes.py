@@ -46,7 +46,7 @@ def fill_and_go_back(database: Database) -> None:
 
 def statements_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    return [statement for line in lines for statement in line.partition("run ")[2].split("; ")]
+    return [statement for line in lines for statement in line.splitlines()[1:]]
 
 
 def test_what_the_log_says_to_run_on_a_table_with_rows_is_all_that_is_missing(

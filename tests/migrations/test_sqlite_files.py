@@ -13,8 +13,7 @@ from sqlalchemy.orm import Session
 
 from provider_trace_store import ProviderTraceRepository, ProviderTraceUnavailableError
 from provider_trace_store.errors import MigrationError
-from provider_trace_store.migrations import current, upgrade
-from provider_trace_store.migrations.commands import scripts_config
+from provider_trace_store.migrations import current, scripts_config, upgrade
 from tests.support.batches import assert_keeps_the_secret
 from tests.support.constants import ORG
 from tests.support.traces import a_batch, a_trace
@@ -61,7 +60,7 @@ def test_the_command_names_a_file_that_cannot_be_opened(place: str, tmp_path: Pa
     config = scripts_config()
     config.cmd_opts = Namespace(x=[f"url=sqlite:///{tmp_path / place}"])
     for call in (command.upgrade, lambda config, _: command.current(config)):
-        with pytest.raises(CommandError, match="cannot be opened: create its folder") as caught:
+        with pytest.raises(CommandError, match="cannot be opened: see that its directory exists") as caught:
             call(config, "head")
         assert str(tmp_path) in str(caught.value)
 

@@ -81,6 +81,7 @@ PUBLIC: Final[dict[str, tuple[str, ...]]] = {
     ),
     "provider_trace_store.migrations": (
         "DEFAULT_LOCK_TIMEOUT",
+        "DEFAULT_TRIES",
         "VERSION_TABLE",
         "current",
         "downgrade",

@@ -58,6 +58,7 @@ from provider_trace_store import (
 )
 from provider_trace_store.migrations import (
     DEFAULT_LOCK_TIMEOUT,
+    DEFAULT_TRIES,
     VERSION_TABLE,
     current,
     downgrade,
@@ -325,9 +326,9 @@ def groups_of_errors(repository: ProviderTraceRepository, trace: ProviderTrace) 
 
 def migrations(connection: Connection) -> None:
     upgrade(connection)
-    upgrade(connection, "0002", schema="traces", lock_timeout=5)
+    upgrade(connection, "0002", schema="traces", lock_timeout=5, tries=2)
     downgrade(connection, "base")
-    downgrade(connection, "0001", schema=None, lock_timeout=0.5, drop_data=True)
+    downgrade(connection, "0001", schema=None, lock_timeout=0.5, tries=1, drop_data=True)
     downgrade(connection, "base", drop_adopted=["provider_traces"])
     downgrade(connection)  # type: ignore[call-arg]
     assert_type(current(connection), str | None)
@@ -339,6 +340,7 @@ def migrations(connection: Connection) -> None:
     assert_type(include_object(table, "provider_traces", "table", reflected=False, compare_to=None), bool)
     VERSION_TABLE.upper()
     DEFAULT_LOCK_TIMEOUT.is_integer()
+    DEFAULT_TRIES.bit_length()
 
 
 async def asynchronous_migrations(connection: AsyncConnection) -> None:

@@ -159,8 +159,10 @@ def _transaction(connection: Connection) -> AbstractContextManager[object]:
 def _print(connection: MockConnection, scripts: Scripts, starting: str | None, lock_timeout: float) -> None:
     """Print the scripts into the script of the host's migration, whose `op.get_bind()` is the connection."""
     output = host.get_context().output_buffer
+    # As for the command: the host's dialect would double each percent sign.
+    dialect: Any = type(connection.dialect)
     try:
-        scripts.print(connection.dialect, output, starting, lock_timeout, nested=True)
+        scripts.print(dialect(paramstyle="named"), output, starting, lock_timeout, nested=True)
     except CommandError as error:
         failure = MigrationError(f"{error}; nothing was printed")
     else:

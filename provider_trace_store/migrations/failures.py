@@ -13,6 +13,7 @@ from provider_trace_store.database.drivers import errors_of, sqlite_code, sqlsta
 from provider_trace_store.database.names import quoted
 from provider_trace_store.errors import MigrationError
 from provider_trace_store.migrations.autogenerate import VERSION_TABLE
+from provider_trace_store.migrations.placement import no_schema
 from provider_trace_store.tables.models import metadata
 
 if TYPE_CHECKING:
@@ -47,14 +48,18 @@ _STATES: Final = {
     "statement_timeout",
     "40001": "another transaction changed the same rows: run the migration again",
 }
+_NOWHERE: Final = (
+    "the role has no schema to create tables in; nothing was changed: GRANT USAGE, CREATE ON SCHEMA to it, or correct "
+    "its search_path"
+)
 _CODES: Final = {
-    sqlite3.SQLITE_CANTOPEN: "the SQLite file cannot be opened: see that its directory exists and is writable",
-    sqlite3.SQLITE_READONLY: "the SQLite file or its directory is read-only: make both writable",
-    sqlite3.SQLITE_PERM: "the SQLite file or its directory is read-only: make both writable",
-    sqlite3.SQLITE_FULL: "the disk is full, or the file reached max_page_count: free space and run it again",
-    sqlite3.SQLITE_IOERR: "the file system reported an error for the SQLite file: see its disk and its permissions",
-    sqlite3.SQLITE_NOTADB: "the file is not a SQLite database: correct its name",
-    sqlite3.SQLITE_CORRUPT: "the SQLite file is damaged: restore it from a backup",
+    sqlite3.SQLITE_CANTOPEN: "the SQLite file {file} cannot be opened: see that its directory exists and is writable",
+    sqlite3.SQLITE_READONLY: "the SQLite file {file} or its directory is read-only: make both writable",
+    sqlite3.SQLITE_PERM: "the SQLite file {file} or its directory is read-only: make both writable",
+    sqlite3.SQLITE_FULL: "the disk is full, or the SQLite file {file} reached max_page_count: free space",
+    sqlite3.SQLITE_IOERR: "the file system reported an error for the file {file}: see its disk and its permissions",
+    sqlite3.SQLITE_NOTADB: "the file {file} is not a SQLite database: correct its name",
+    sqlite3.SQLITE_CORRUPT: "the SQLite file {file} is damaged: restore it from a backup",
 }
 
 _PLACE: Final = text(
@@ -109,10 +114,11 @@ def failure_of(error: Exception, connection: Connection, schema: str | None) -> 
     if state == _INSUFFICIENT_PRIVILEGE and (grants := _missing_grants(connection, schema)):
         return MigrationError(grants)
     if state == _NO_SCHEMA:
-        return MigrationError(_no_schema(connection, schema))
+        return MigrationError(_NOWHERE if schema is None else no_schema(connection, schema))
     code = sqlite_code(error)
     shown = f" (SQLSTATE {state})" if state else f" (SQLite's code {code})" if code else ""
-    return MigrationError(f"{_reason(error, state, code)}{shown}")
+    reason = _CODES[code].format(file=connection.engine.url.database) if code in _CODES else _reason(error, state, code)
+    return MigrationError(f"{reason}{shown}")
 
 
 def _reason(error: Exception, state: str | None, code: int | None) -> str:
@@ -120,8 +126,6 @@ def _reason(error: Exception, state: str | None, code: int | None) -> str:
         for known in (state, state[:3], state[:2]):
             if known in _STATES:
                 return _STATES[known]
-    elif code in _CODES:
-        return _CODES[code]
     elif not isinstance(error, DBAPIError) and isinstance(error, SQLAlchemyError):
         return "the connection has no usable transaction: roll it back, or pass a new connection"
     elif code is None:
@@ -131,16 +135,6 @@ def _reason(error: Exception, state: str | None, code: int | None) -> str:
     if state == _INSUFFICIENT_PRIVILEGE:
         return f"the role lacks a privilege for {what}; nothing was changed: migrate as the owner of the tables"
     return f"the database refused {what}; nothing was changed: see the server's log for the reason"
-
-
-def _no_schema(connection: Connection, schema: str | None) -> str:
-    if schema is None:
-        return (
-            "the role has no schema to create tables in; nothing was changed: GRANT USAGE, CREATE ON SCHEMA to it, or "
-            "correct its search_path"
-        )
-    name = quoted(connection.dialect, schema)
-    return f"schema {name} does not exist; nothing was changed: run CREATE SCHEMA {name}, or correct `schema`"
 
 
 def _missing_grants(connection: Connection, schema: str | None) -> str | None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import bindparam, text
 
+from provider_trace_store.database.names import quoted
 from provider_trace_store.errors import MigrationError
 from provider_trace_store.migrations.autogenerate import VERSION_TABLE
 from provider_trace_store.tables.models import metadata
@@ -34,7 +35,7 @@ def check_placement(connection: Connection, schema: str | None) -> None:
             connection.scalar(text("SELECT 1 FROM pg_namespace WHERE CAST(nspname AS text) = :name"), {"name": schema})
             is None
         ):
-            raise MigrationError(f"the schema {schema} does not exist; nothing was changed: create it, or correct it")
+            raise MigrationError(no_schema(connection, schema))
         return
     path, current = connection.execute(text("SELECT current_setting('search_path'), current_schema()")).one()
     if current is None:
@@ -56,3 +57,9 @@ def check_placement(connection: Connection, schema: str | None) -> None:
             f"nothing was changed: name the schema of the tables with `schema`, or set "
             "a search_path that has it first"
         )
+
+
+def no_schema(connection: Connection, schema: str) -> str:
+    """Return the message for a schema that does not exist."""
+    name = quoted(connection.dialect, schema)
+    return f"schema {name} does not exist; nothing was changed: run CREATE SCHEMA {name}, or correct `schema`"

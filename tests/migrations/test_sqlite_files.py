@@ -55,12 +55,14 @@ def test_a_file_that_is_no_database_is_an_error_of_ours(file: Path) -> None:
     assert file.read_bytes() == before
 
 
-@pytest.mark.parametrize("place", [".", "missing/traces.db"])
-def test_the_command_names_a_file_that_cannot_be_opened(place: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("place", "advice"), [(".", "see that the file is a SQLite database"), ("missing/traces.db", "create it")]
+)
+def test_the_command_names_a_file_that_cannot_be_opened(place: str, advice: str, tmp_path: Path) -> None:
     config = scripts_config()
     config.cmd_opts = Namespace(x=[f"url=sqlite:///{tmp_path / place}"])
     for call in (command.upgrade, lambda config, _: command.current(config)):
-        with pytest.raises(CommandError, match="cannot be opened: see that its directory exists") as caught:
+        with pytest.raises(CommandError, match=advice) as caught:
             call(config, "head")
         assert str(tmp_path) in str(caught.value)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import Boolean, String, bindparam, insert, literal, select
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import DataError
 
 from provider_trace_store.codec import Encoded
 from provider_trace_store.database.names import quoted, quoted_table
@@ -57,7 +58,7 @@ def insert_one(connection: Connection, kind: Kind, row: Row) -> int:
         DBAPIError: the driver's error, as SQLAlchemy wraps it.
     """
     statement = _insert_unless_stored(kind) if kind.takes_an_id_twice else _insert(kind)
-    return connection.execute(statement, _parameters(kind, row)).rowcount
+    return _execute(connection, statement, _parameters(kind, row))
 
 
 def insert_unless_taken(connection: Connection, kind: Kind, row: Row) -> bool:
@@ -94,7 +95,7 @@ def insert_many(connection: Connection, kind: Kind, rows: Iterable[Row]) -> int:
     # Made before the transaction begins in autocommit mode.
     parts = [[_parameters(kind, row) for row in part] for part in _parts_for(connection, rows)]
     with one_transaction(connection):
-        counts = [connection.execute(_insert(kind), part).rowcount for part in parts]
+        counts = [_execute(connection, _insert(kind), part) for part in parts]
     return -1 if -1 in counts else sum(counts)
 
 
@@ -157,6 +158,21 @@ def _parts_for(connection: Connection, rows: Iterable[Row]) -> Iterator[list[Row
             part, size = [], row.size + _BYTES_BESIDE_VALUES
         part.append(row)
     yield part
+
+
+def _execute(connection: Connection, statement: Insert, parameters: dict[str, Any] | list[dict[str, Any]]) -> int:
+    """Run an INSERT, and return the number of rows."""
+    try:
+        return connection.execute(statement, parameters).rowcount
+    except (Warning, TypeError) as error:
+        if connection.dialect.driver != "asyncpg":
+            raise
+        reported = error
+    # asyncpg makes an immutable warning of an error with a code of the classes 01 and 02, which a trigger's RAISE may
+    # have. A context manager that it passes fails with TypeError, also one of asyncpg's own.
+    failure: Any = connection.dialect.loaded_dbapi.Error("an error whose code is that of a warning")
+    failure.sqlstate, failure.__cause__ = getattr(reported, "sqlstate", None), reported
+    raise DataError(None, None, failure)
 
 
 @cache

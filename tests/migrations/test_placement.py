@@ -104,7 +104,7 @@ def test_a_schema_that_does_not_exist_is_refused(empty_postgres: Database) -> No
         connection.execute(CreateSchema("n" * 63))
         connection.commit()
         for name in ("nowhere", "n" * 64):
-            with pytest.raises(MigrationError, match=f"the schema {name} does not exist"):
+            with pytest.raises(MigrationError, match=f"schema {name} does not exist"):
                 upgrade(connection, schema=name)
             connection.rollback()
 

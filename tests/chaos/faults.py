@@ -158,7 +158,7 @@ def _all() -> Iterator[Fault]:
     yield Fault("object", fields={"request_json": {"a": object()}}, only_full=True, is_unencodable=True)
     yield Fault("set", fields={"response_json": {"a": {1, 2}}}, only_full=True, is_unencodable=True)
     yield Fault("cycle", fields={"request_json": _of_itself()}, only_full=True, is_unencodable=True)
-    yield Fault("deep", fields={"request_json": _nested(100_000)}, only_full=True, is_unencodable=True)
+    yield Fault("deep", fields={"request_json": {"a": _nested(100_000)}}, only_full=True, is_unencodable=True)
     yield Fault("too large", fields={"response_json": {"a": "x" * 200_000}}, only_full=True, is_unencodable=True)
 
 

@@ -394,8 +394,6 @@ def test_a_closed_writer_leaves_no_thread_behind(database: Database) -> None:
 @pytest.mark.parametrize("patched", ["before the import", "after the import", "after the writer", "after the fork"])
 def test_a_gevent_process_stores_what_it_submits(database: Database, patched: str) -> None:
     pytest.importorskip("gevent")
-    if patched == "after the fork" and database.url.get_backend_name() != "sqlite":
-        pytest.skip("the driver was imported before the patch")
     output = run(
         f"""
         import warnings

@@ -148,7 +148,6 @@ def _all() -> Iterator[Fault]:
         rules = _sqlite_trigger(f"SELECT RAISE({name}, 'no')", "AFTER")
         yield Fault(f"trigger after {name}", sqlite, rules, at_commit=name == "ROLLBACK")
     yield Fault("trigger IGNORE", sqlite, _sqlite_trigger("SELECT RAISE(IGNORE)"))
-    yield Fault("trigger lacks its table", sqlite, _sqlite_trigger("INSERT INTO hosts_audit VALUES (NEW.id)"))
     yield Fault(
         "unique index",
         rules=lambda table: [f"CREATE UNIQUE INDEX hosts_{table} ON {table} (source) WHERE source = '{REFUSED}'"],

@@ -65,6 +65,9 @@ def _cases() -> Iterator[tuple[str, str, signal.Signals, bool, bool]]:
         if SERVERS[name][-1] in {ASGI, THREAD} and not name.endswith("-preload"):
             places.append("lifespan")
         for place, spools, is_group in product(places, (False, True), (False, True)):
+            # Two SIGINTs at once make this server hang now and then, also with an application that has no writer.
+            if name == "granian-wsgi" and number == signal.SIGINT and is_group:
+                continue
             yield name, place, number, spools, is_group
 
 

@@ -88,7 +88,7 @@ class WriterOptions:
         max_retry_delay: the longest pause between two tries while the database is away, in seconds, 0.1 to 3,600.
         close_timeout: how long an exit of the process, SIGTERM and the end of a `with` block wait, in seconds, 0 to
             3,600.
-        handle_sigterm: whether SIGTERM, SIGINT and SIGQUIT wait for the writer where their default action would end the
+        handle_sigterm: whether SIGTERM, and SIGINT, wait for the writer where their default action would end the
             process. A handler of the host's is left alone.
         on_rejected: called with the id and the error of each rejected trace, in the writer's thread or in the thread
             that closes the writer.

@@ -18,15 +18,11 @@ if TYPE_CHECKING:
     from types import FrameType
 
 # Python itself makes a KeyboardInterrupt of SIGINT, which leads to an ordinary exit. Some hosts restore its default.
-# Gunicorn ends its workers by SIGQUIT when it gets a SIGINT, and its worker for uvicorn has no handler for that. Windows
-# has no SIGQUIT.
-_SIGNALS: Final = tuple(
-    number for name in ("SIGTERM", "SIGINT", "SIGQUIT") if (number := getattr(signal, name, None)) is not None
-)
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Termination:
-    """Calls a function instead of the default action of SIGTERM, SIGINT and SIGQUIT.
+    """Calls a function instead of the default action of SIGTERM and SIGINT.
 
     Args:
         end: called with the signal's number and the interrupted frame, in the main thread.

@@ -10,7 +10,7 @@ from linecache import getline
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import NullPool, create_engine
 
 from provider_trace_store import TraceWriter, migrations
 from tests.support.constants import ORG
@@ -69,7 +69,7 @@ class At:
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     made = f"sqlite:///{tmp_path / 'traces.db'}"
-    with create_engine(made).begin() as connection:
+    with create_engine(made, poolclass=NullPool).begin() as connection:
         migrations.upgrade(connection)
     return made
 
@@ -89,7 +89,7 @@ def _interrupt_each_line(url: str, tmp_path: Path, what: str, durability: str) -
     while True:
         at = At(line)
         options["spool_dir"] = tmp_path / f"spool-{line}" if durability == "spool" else None
-        writer = TraceWriter(create_engine(url), **options)
+        writer = TraceWriter(create_engine(url, poolclass=NullPool), **options)
         returned: list[int] = []
 
         def submit(

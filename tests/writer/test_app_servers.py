@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import psutil  # type: ignore[import-untyped]  # has no types of its own
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import NullPool, create_engine
 
 from provider_trace_store import migrations
 from tests.support.constants import PATIENCE
@@ -134,7 +134,7 @@ def test_every_trace_is_kept_when_a_server_ends(
     case: tuple[str, str, signal.Signals, bool, bool], tmp_path: Path
 ) -> None:
     name, place, number, spools, is_group = case
-    engine = create_engine(f"sqlite:///{tmp_path / 'traces.db'}")
+    engine = create_engine(f"sqlite:///{tmp_path / 'traces.db'}", poolclass=NullPool)
     with engine.begin() as connection:
         migrations.upgrade(connection)
     spool, broker, log, port = tmp_path / "spool", tmp_path / "broker", tmp_path / "log", _free_port()

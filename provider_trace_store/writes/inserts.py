@@ -12,7 +12,7 @@ from asyncio import sleep
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import Boolean, String, bindparam, insert, literal, select
+from sqlalchemy import Boolean, String, bindparam, insert, literal, literal_column, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DataError
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from psycopg import Connection as PsycopgConnection
     from psycopg.adapt import Dumper
     from sqlalchemy import Connection, Insert
+    from sqlalchemy.sql.dml import ReturningInsert
 
     from provider_trace_store.tables.kinds import Kind
     from provider_trace_store.tables.rows import Row
@@ -57,7 +58,9 @@ def insert_one(connection: Connection, kind: Kind, row: Row) -> int:
     Raises:
         DBAPIError: the driver's error, as SQLAlchemy wraps it.
     """
-    statement = _insert_unless_stored(kind) if kind.takes_an_id_twice else _insert(kind)
+    statement: Insert | ReturningInsert[Any] = _insert(kind)
+    if kind.takes_an_id_twice:
+        statement = _insert_unless_stored(kind, returns=connection.dialect.name == "postgresql")
     return _execute(connection, statement, _parameters(kind, row))
 
 
@@ -160,10 +163,14 @@ def _parts_for(connection: Connection, rows: Iterable[Row]) -> Iterator[list[Row
     yield part
 
 
-def _execute(connection: Connection, statement: Insert, parameters: dict[str, Any] | list[dict[str, Any]]) -> int:
+def _execute(
+    connection: Connection, statement: Insert | ReturningInsert[Any], parameters: dict[str, Any] | list[dict[str, Any]]
+) -> int:
     """Run an INSERT, and return the number of rows."""
     try:
-        return connection.execute(statement, parameters).rowcount
+        result = connection.execute(statement, parameters)
+        # Some versions of SQLAlchemy keep no number of rows for INSERT … SELECT, so that one returns its row.
+        return len(result.all()) if result.returns_rows else result.rowcount
     except (Warning, TypeError) as error:
         if connection.dialect.driver != "asyncpg":
             raise
@@ -182,11 +189,12 @@ def _insert(kind: Kind) -> Insert:
 
 
 @cache
-def _insert_unless_stored(kind: Kind) -> Insert:
+def _insert_unless_stored(kind: Kind, *, returns: bool) -> Insert | ReturningInsert[Any]:
     columns = kind.table.columns
     values = {name: bindparam(name, type_=columns[name].type) for name in kind.row_columns}
     stored = select(literal(1)).select_from(kind.table).where(columns["id"] == values["id"])
-    return _insert(kind).from_select(list(values), select(*values.values()).where(~stored.exists()))
+    inserted = _insert(kind).from_select(list(values), select(*values.values()).where(~stored.exists()))
+    return inserted.returning(literal_column("1")) if returns else inserted
 
 
 @cache

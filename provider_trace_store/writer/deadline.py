@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from contextlib import suppress
-from threading import Lock, Timer
 from typing import TYPE_CHECKING, Any, Final
 
 from provider_trace_store.writer.logs import logger
@@ -34,8 +34,8 @@ class Deadline:
         self._connection: Any = None
         self._socket: socket.socket | None = None
         # Held while a connection is cut, so that the pool gives it to no other thread meanwhile.
-        self._lock = Lock()
-        self._timer = Timer(seconds, self._end)
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(seconds, self._end)
         self._timer.daemon = True
 
     def start(self) -> None:

@@ -80,15 +80,6 @@ class MemoryQueue:
         """Whether at most half of the queue's room is taken."""
         return self.bytes <= self._options.max_queue_bytes // 2 and len(self) <= self._options.max_queue_traces // 2
 
-    def has_room_for(self, submission: Submission) -> bool:
-        """Say whether one more trace may come: the only one may be larger than all the room."""
-        number, end = self._came
-        left, left_end = self._counters.left
-        options = self._options
-        return number == left or (
-            number - left < options.max_queue_traces and end + submission.size - left_end <= options.max_queue_bytes
-        )
-
     def take(self, submission: Submission, notify: Callable[[], None]) -> bool:
         """Add a trace if there is room; return whether there was.
 

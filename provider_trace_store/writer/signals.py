@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from enum import Enum
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -35,15 +36,61 @@ class Hurry:
     """A flush that is waiting."""
 
 
+class _Waiters:
+    """Callers' threads that wait for a change of the state, without the lock.
+
+    `threading.Condition` takes the lock again before it returns. An exception of a signal's handler, or a killed
+    greenlet, can interrupt that: the caller would then release a lock that it does not hold.
+
+    Args:
+        lock: the lock of the state.
+    """
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+        # One for each thread that waits; each is locked until `notify_all`.
+        self._tickets: list[threading.Lock] = []
+
+    def notify_all(self) -> None:
+        """Let every thread look again; the caller holds the lock."""
+        tickets, self._tickets = self._tickets, []
+        for ticket in tickets:
+            ticket.release()
+
+    def wait_for(self, condition: Callable[[], bool], timeout: float) -> bool:
+        """Wait until a condition holds, and return whether it does; the caller does not hold the lock.
+
+        Args:
+            condition: called with the lock held, at least once.
+            timeout: how long to wait, in seconds.
+        """
+        end = monotonic() + timeout
+        while True:
+            with self._lock:
+                if condition():
+                    return True
+                if (left := end - monotonic()) <= 0:
+                    return False
+                ticket = threading.Lock()
+                ticket.acquire()
+                self._tickets.append(ticket)
+            if not ticket.acquire(timeout=left):
+                with self._lock, suppress(ValueError):
+                    self._tickets.remove(ticket)
+
+
 class Signals:
-    """The state of a writer, and the threads that wait for it. The caller holds `lock`, except for `pause`."""
+    """The state of a writer, and the threads that wait for it.
+
+    The caller holds `lock`, except for `pause`, `wait_for_room` and `wait_for_progress`.
+    """
 
     def __init__(self) -> None:
         self.lock: Final = threading.Lock()
         # The writer's thread waits for work, a submit waits for room, and a flush waits for progress.
         self._work = threading.Condition(self.lock)
-        self._room = threading.Condition(self.lock)
-        self._progress = threading.Condition(self.lock)
+        self._room = _Waiters(self.lock)
+        self._progress = _Waiters(self.lock)
         self._state = State.OPEN
         self._deadline = 0.0
         # Each belongs to a caller that waits, and ends with it, whatever ends the caller.
@@ -100,16 +147,28 @@ class Signals:
         """Wait until there may be work, or for so many seconds; None: for as long as it takes."""
         self._work.wait(seconds)
 
-    def wait_for_room(self, has_room: Callable[[], bool], timeout: float) -> None:
-        """Wait until there is room, the writer is closing, or `timeout` seconds have passed."""
-        self._room.wait_for(lambda: self._state is not State.OPEN or has_room(), timeout)
+    def wait_for_room(self, took: Callable[[], bool], timeout: float) -> bool:
+        """Try to take a trace whenever there may be room; return whether it was taken within `timeout` seconds.
+
+        The caller does not hold the lock.
+
+        Raises:
+            WriterClosedError: the writer takes no more traces.
+        """
+
+        def is_taken() -> bool:
+            self.check_open()
+            return took()
+
+        return self._room.wait_for(is_taken, timeout)
 
     def wait_for_progress(self, is_done: Callable[[], bool], timeout: float) -> None:
         """Wait until a condition holds, the writer is closed, or `timeout` seconds have passed.
 
-        Meanwhile a partial batch is sent.
+        Meanwhile a partial batch is sent. The caller does not hold the lock.
         """
-        hurry = self.hurry()
+        with self.lock:
+            hurry = self.hurry()
         self._progress.wait_for(lambda: self._state is State.CLOSED or is_done(), bounded(timeout))
         del hurry
 

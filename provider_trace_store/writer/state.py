@@ -119,11 +119,10 @@ class SharedState:
         Raises:
             WriterClosedError: the writer takes no more traces.
         """
+        if self.signals.wait_for_room(lambda: self._took(submission), timeout):
+            return 0
         with self.lock:
-            if timeout:
-                self.signals.wait_for_room(lambda: self.queue.has_room_for(submission), timeout)
-            self.signals.check_open()
-            return 0 if self._took(submission) else self._counters.dropped()
+            return self._counters.dropped()
 
     def sent_from_memory(self, sent: Sent) -> bool:
         """Count traces that were sent from memory; return False if a close has taken them out of memory meanwhile."""
@@ -183,14 +182,15 @@ class SharedState:
             queue_target, spool_target = self.queue.came, self.spool_progress.came
             retries = self._counters.retries
 
-            def have_left() -> bool:
-                is_sent = self.queue.left >= queue_target and self.spool_progress.has_left(spool_target)
-                return is_sent and not self._postponed
+        def have_left() -> bool:
+            is_sent = self.queue.left >= queue_target and self.spool_progress.has_left(spool_target)
+            return is_sent and not self._postponed
 
-            def is_done() -> bool:
-                return have_left() or not (is_patient or self._counters.retries == retries)
+        def is_done() -> bool:
+            return have_left() or not (is_patient or self._counters.retries == retries)
 
-            self.signals.wait_for_progress(is_done, timeout)
+        self.signals.wait_for_progress(is_done, timeout)
+        with self.lock:
             return have_left()
 
     def end(self) -> None:

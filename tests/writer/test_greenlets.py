@@ -111,7 +111,7 @@ print("points", point, "killed", killed, flush=True)
 
 @pytest.mark.parametrize(
     ("mode", "others"),
-    [(mode, others) for mode in ("memory", "spool", "spilling") for others in (0, 3)] + [("full", 0)],
+    [(mode, others) for mode in ("memory", "spool", "spilling", "full") for others in (0, 3)],
 )
 def test_no_kill_loses_a_trace_or_a_count(database: Database, tmp_path: Path, mode: str, others: int) -> None:
     url = database.url.render_as_string(hide_password=False)

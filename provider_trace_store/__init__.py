@@ -41,7 +41,7 @@ from provider_trace_store.schemas import (
 from provider_trace_store.settings import StoreSettings
 from provider_trace_store.tables.models import ProviderTraceMetadataRecord, ProviderTraceRecord
 from provider_trace_store.writer import TraceWriter, WriterStats
-from provider_trace_store.writes.bulk import BulkResult, RejectedTrace
+from provider_trace_store.writes.results import BulkResult, RejectedTrace
 
 __version__ = "0.1.0"
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from provider_trace_store.reads.filters import TraceFilters
     from provider_trace_store.reads.page_statements import CountField, Order
     from provider_trace_store.schemas import MetadataPage, ProviderTrace, ProviderTraceMetadata, TracePage
-    from provider_trace_store.writes.bulk import BulkResult
+    from provider_trace_store.writes.results import BulkResult
 
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")

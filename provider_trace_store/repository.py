@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from provider_trace_store.reads.filters import TraceFilters
     from provider_trace_store.reads.page_statements import CountField, Order
     from provider_trace_store.schemas import MetadataPage, ProviderTrace, ProviderTraceMetadata, TracePage
+    from provider_trace_store.writes.results import BulkResult
 
 
 class ProviderTraceRepository:
@@ -99,7 +100,7 @@ class ProviderTraceRepository:
         written = dict(zip(self._kind.layout.fields, row.values, strict=True))
         return kept.model_copy(update={name: written[name] for name in NOT_CONTENT})
 
-    def create_many(self, traces: Iterable[ProviderTrace]) -> bulk.BulkResult:
+    def create_many(self, traces: Iterable[ProviderTrace]) -> BulkResult:
         """Store many traces at the speed of COPY; the result is that of one `create` for each, in their order.
 
         A trace that cannot be stored does not affect the others. Sending traces again is safe: a trace that is stored

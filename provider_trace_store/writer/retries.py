@@ -15,7 +15,7 @@ from provider_trace_store.tables.rows import Row
 from provider_trace_store.writer.destination import Delivered, NotNowError, NotTogetherError, Refusal, Sent
 from provider_trace_store.writer.logs import why
 from provider_trace_store.writer.submission import Submission
-from provider_trace_store.writes.bulk import parts_of
+from provider_trace_store.writes.chunks import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -11,7 +11,6 @@ other rows decide: if one of them is stored, the row is rejected; if none is, th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import chain
 from random import sample
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -35,9 +34,10 @@ from provider_trace_store.errors import (
     TableMissingError,
 )
 from provider_trace_store.schemas import ProviderTrace
-from provider_trace_store.writes.chunks import Chunk, windows_of
+from provider_trace_store.writes.chunks import Chunk, parts_of, windows_of
 from provider_trace_store.writes.id_locks import ids_locked
 from provider_trace_store.writes.inserts import can_copy, copy_in, insert_many
+from provider_trace_store.writes.results import BulkResult, RejectedTrace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -55,51 +55,14 @@ class _IdIsStoredError(Exception):
     """
 
 
-# Number of parts that refused rows are split into. More parts repeat less work; fewer parts need fewer statements.
-_PARTS: Final = 4
 # How often a chunk is cut at the row that the server names, before it is cut into even parts.
 _HINTS: Final = 8
 # How many single rows of a chunk are tried before an error that may be the table's is taken for it.
 _PROBES: Final = 32
 
 
-@dataclass(frozen=True, slots=True)
-class RejectedTrace:
-    """A trace that was not stored, and the reason.
-
-    Args:
-        trace_id: the trace's id.
-        error: `ProviderTraceConflictError`, `TraceEncodingError`, `TraceTooLargeError` or
-            `ProviderTraceRejectedError`.
-    """
-
-    trace_id: str
-    error: ProviderTraceStoreError
-
-
-@dataclass(frozen=True, slots=True)
-class BulkResult:
-    """The result of one `create_many`; each trace counts once, in one of the three fields.
-
-    Args:
-        created: number of traces that were written.
-        unchanged: number of traces that were already stored with the same content.
-        rejected: one entry for each trace that was not stored.
-    """
-
-    created: int = 0
-    unchanged: int = 0
-    rejected: tuple[RejectedTrace, ...] = ()
-
-
 _Source = TypeVar("_Source")
 _UndecidedError = PartitionMissingError | ProviderTraceUnavailableError
-
-
-def parts_of(rows: Sequence[_Source]) -> list[Sequence[_Source]]:
-    """Split rows that a statement or a transaction failed with into at most four even parts, in the same order."""
-    step = -(-len(rows) // _PARTS)
-    return [rows[start : start + step] for start in range(0, len(rows), step)]
 
 
 def create_many(store: RowStore, maker: RowMaker, traces: Iterable[ProviderTrace]) -> BulkResult:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from provider_trace_store.errors import ProviderTraceStoreError, TraceEncodingError, TraceTooLargeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from provider_trace_store.tables.rows import Row
 
 # The limits of one statement. A larger one is no faster, and it must fit into memory and fails as a whole.
 MAX_ROWS = 1000
 MAX_BYTES = 4 * 2**20
+# Number of parts that refused rows are split into. More parts repeat less work; fewer parts need fewer statements.
+_PARTS: Final = 4
+
+_Source = TypeVar("_Source")
 
 
 class Chunk:
@@ -113,3 +117,9 @@ def _slices(traces: tuple[Any, ...]) -> Iterator[Iterable[Any]]:
 def _pulls(traces: Iterator[Any]) -> Iterator[Iterable[Any]]:
     for first in traces:
         yield chain((first,), islice(traces, MAX_ROWS - 1))
+
+
+def parts_of(rows: Sequence[_Source]) -> list[Sequence[_Source]]:
+    """Split rows that a statement or a transaction failed with into at most four even parts, in the same order."""
+    step = -(-len(rows) // _PARTS)
+    return [rows[start : start + step] for start in range(0, len(rows), step)]

@@ -20,7 +20,7 @@ from sqlalchemy.schema import CreateSchema
 from provider_trace_store import ProviderTrace, ProviderTraceRepository
 from provider_trace_store.migrations import VERSION_TABLE, current, upgrade
 from provider_trace_store.tables.models import metadata
-from tests.support.commands import run_module
+from tests.support.commands import failure_of, run_module
 from tests.support.constants import OUR_TABLES, PATIENCE, SECRET
 from tests.support.paths import ROOT
 
@@ -77,15 +77,6 @@ def ran(
     result = run(*command, url=url, cwd=cwd, is_new=is_new)
     assert result.returncode == 0, result.stdout + result.stderr
     return result
-
-
-def failure_of(result: subprocess.CompletedProcess[str]) -> str:
-    """Return the one line in which a command says why it failed."""
-    assert result.returncode == 1, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    lines = [line for line in result.stderr.splitlines() if not line.startswith("database: ")]
-    assert len(lines) == 1, result.stderr
-    return lines[0]
 
 
 def rendered(url: URL) -> str:

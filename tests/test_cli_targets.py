@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from sqlalchemy import inspect
 
-from tests.support.commands import run_module
+from tests.support.commands import failure_of, run_module
 from tests.support.constants import OUR_TABLES, PATIENCE
 from tests.support.paths import ROOT
 
@@ -50,15 +50,6 @@ def run_in_shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         shell, env=environment, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
-
-
-def reason_of(result: subprocess.CompletedProcess[str]) -> str:
-    """Return the one line of a failed command."""
-    assert result.returncode == 1, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    lines = [line for line in result.stderr.splitlines() if not line.startswith("database: ")]
-    assert len(lines) == 1, result.stderr
-    return lines[0]
 
 
 def tables_of(database: Database) -> set[str]:
@@ -123,7 +114,7 @@ def test_a_wrong_url_is_one_line_without_a_secret(url: str, expected: str) -> No
     if url:  # an empty variable is none
         results.append(run("migrate", "current", variables={VARIABLE: url}))
     for result in results:
-        assert expected in reason_of(result)
+        assert expected in failure_of(result)
     results.append(run("-c", ALEMBIC_INI, "-x", f"url={url}", "upgrade", "head", module="alembic", cwd=ROOT))
     assert expected in results[-1].stdout + results[-1].stderr
     for result in results:
@@ -165,7 +156,7 @@ def test_alembic_does_not_repeat_a_url_either() -> None:
 
 
 def test_a_wrong_variable_is_named_without_its_value(tmp_path: Path) -> None:
-    said = reason_of(
+    said = failure_of(
         run("migrate", "upgrade", cwd=tmp_path, variables={"PROVIDER_TRACE_STORE_METADATA_ONLY": PASSWORD})
     )
     assert "PROVIDER_TRACE_STORE_METADATA_ONLY" in said
@@ -203,7 +194,7 @@ def test_a_refusal_names_the_option_of_the_command_that_was_run(database: Databa
             "INSERT INTO provider_trace_metadata (id, organization_id, created_at) "
             "VALUES ('a', 'b', '2026-01-01 00:00:00+00')"
         )
-    said = reason_of(run("migrate", "downgrade", "base", "--url", url))
+    said = failure_of(run("migrate", "downgrade", "base", "--url", url))
     assert "--drop-data" in said
     assert "-x" not in said
     result = run("-c", ALEMBIC_INI, "-x", f"url={url}", "downgrade", "base", module="alembic", cwd=ROOT)
@@ -213,9 +204,9 @@ def test_a_refusal_names_the_option_of_the_command_that_was_run(database: Databa
 def test_a_script_that_cannot_be_made_is_not_printed_in_part(tmp_path: Path) -> None:
     for arguments in (("downgrade", "head:base"), ("upgrade", "0001:9999"), ("downgrade", "base")):
         result = run("migrate", *arguments, "--sql", "--url", "sqlite:///file.db", cwd=tmp_path)
-        assert reason_of(result)
+        assert failure_of(result)
         assert result.stdout == ""
-    assert "--sql" in reason_of(run("migrate", "upgrade", "0001:0002", "--url", "sqlite:///file.db", cwd=tmp_path))
+    assert "--sql" in failure_of(run("migrate", "upgrade", "0001:0002", "--url", "sqlite:///file.db", cwd=tmp_path))
 
 
 def test_current_says_what_to_do(tmp_path: Path) -> None:

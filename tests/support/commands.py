@@ -80,3 +80,12 @@ def run_module(
         status = int(server.stdout.readline())
         said, errors = (Path(output, name).read_text("utf-8") for name in ("1", "2"))
     return subprocess.CompletedProcess([module, *arguments], status, said, errors)
+
+
+def failure_of(result: subprocess.CompletedProcess[str]) -> str:
+    """Return the one line in which a command says why it failed."""
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("database: ")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]

@@ -58,9 +58,11 @@ _MISSING_OBJECTS: Final = {
     "42703": "a column",
     "42704": "an object",
 }
-# The functions of PostgreSQL's source that report an error: PL/pgSQL's RAISE, and a missing privilege.
+# The functions of PostgreSQL's source that report an error: PL/pgSQL's RAISE, a missing privilege, and a row that
+# row-level security refuses.
 _RAISES: Final = "exec_stmt_raise"
 _LACKS_PRIVILEGE: Final = "aclcheck_error"
+_CHECKS_POLICIES: Final = "ExecWithCheckOptions"
 # The source files of PostgreSQL that report violated constraints: unique, exclusion, check, foreign key, domain.
 _CHECKS_CONSTRAINTS: Final = frozenset(
     {"nbtinsert.c", "execIndexing.c", "execMain.c", "ri_triggers.c", "execExprInterp.c", "domains.c"}
@@ -223,7 +225,8 @@ def _cause_in_table(
     try:
         if connection.dialect.name == "sqlite":
             return _missing_table(connection, tables) if sqlite_code(error) == sqlite3.SQLITE_ERROR else None
-        if state in {*_MISSING_OBJECTS, _INSUFFICIENT_PRIVILEGE}:
+        # A row that a policy refuses has the code of a missing privilege, too: it needs no look.
+        if state in {*_MISSING_OBJECTS, _INSUFFICIENT_PRIVILEGE} and _reporter_of(error) != _CHECKS_POLICIES:
             return _missing_privilege(error, connection, tables) or _missing_table(connection, tables)
         if state == _CHECK_VIOLATION and constraint_of(error) is None:
             return _missing_partition(connection, tables[0])

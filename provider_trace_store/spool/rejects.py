@@ -1,7 +1,8 @@
 """Rejected traces: kept in a table of the spool until an operator has looked at them.
 
-`rejected.db` is shared by all writers of a spool. Its table `rejected_traces` has the columns of `provider_traces`, as
-far as the trace could be encoded, and four columns before them: when, from which table and why it was rejected.
+`rejected.db` is shared by all writers of a spool. Its table `rejected_traces` has the columns of `provider_traces`, and
+four columns before them: when, from which table and why the trace was rejected. A value that cannot be stored has the
+form of `codec.kept`.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class Reject(NamedTuple):
 
     Args:
         table: the table that it was sent to.
-        fields: the row's values by field; documents are stored text in UTF-8, and those that could not be encoded are
-            left out.
+        fields: the row's values by field; documents are text of `codec.kept` in UTF-8, and one that is too large to be
+            kept is left out.
         error: the reason; it holds nothing of the trace but its id.
     """
 

@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count as numbers_from
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from uuid_utils import uuid7
@@ -31,6 +32,9 @@ _TRIES: Final = 5
 # What a file takes without a row, and about what an append adds besides its rows: an index, pages that are not full.
 _EMPTY_BYTES: Final = 3 * PAGE_BYTES
 _APPEND_BYTES: Final = 2 * PAGE_BYTES
+# How long an append trusts the last look at its file, in seconds. Each look lets other threads run, so that a caller
+# would wait for the interpreter as long as for the append itself.
+_LOOK_PAUSE: Final = 0.05
 # How much of a removed file is written again at a time.
 _MOVED_ROWS: Final = 1000
 _MOVED_BYTES: Final = 4 * 2**20
@@ -44,13 +48,15 @@ class Active:
         segment: the open file.
         count: the number of its rows.
         size: about what the rows take when they are sent, in bytes.
-        disk: what the file and its journal take on the disk, in bytes.
+        disk: about what the file and its journal take on the disk, in bytes.
+        next_look: when to look at the file on the disk again, by the monotonic clock.
     """
 
     segment: Segment
     count: int = 0
     size: int = 0
     disk: int = 0
+    next_look: float = 0.0
 
 
 class ActiveFiles:
@@ -99,11 +105,12 @@ class ActiveFiles:
     def disk(self) -> int:
         """What the file takes on the disk, in bytes."""
         active = self._active
-        return active.disk if active else 0
+        return size_on_disk(active.segment.path) if active else 0
 
     def disk_after(self, size: int) -> int:
         """Return about what the file takes on the disk when rows of so many bytes are appended."""
-        return (self.disk or _EMPTY_BYTES) + size + _APPEND_BYTES
+        active = self._active
+        return (active.disk if active else _EMPTY_BYTES) + size + _APPEND_BYTES
 
     @property
     def has_lock(self) -> bool:
@@ -136,7 +143,11 @@ class ActiveFiles:
             sqlite3.Error, OSError: no row was appended.
         """
         active = self._append(rows, kind)
-        disk = active.segment.size_in_place()
+        if (now := monotonic()) < active.next_look:
+            disk: int | None = active.disk + size
+        else:
+            disk = active.segment.size_in_place()
+            active.next_look = now + _LOOK_PAUSE
         if disk is None:
             # The rows are moved with the others.
             self._active = None

@@ -65,8 +65,8 @@ def _cases() -> Iterator[tuple[str, str, signal.Signals, bool, bool]]:
         if SERVERS[name][-1] in {ASGI, THREAD} and not name.endswith("-preload"):
             places.append("lifespan")
         for place, spools, is_group in product(places, (False, True), (False, True)):
-            # Two SIGINTs at once make this server hang now and then, also with an application that has no writer.
-            if name == "granian-wsgi" and number == signal.SIGINT and is_group:
+            # Two SIGINTs at once make these servers hang now and then, also with an application that has no writer.
+            if name in {"granian-wsgi", "gunicorn-threads"} and number == signal.SIGINT and is_group:
                 continue
             # Gunicorn waits for its `graceful_timeout`, and kills the worker by SIGKILL: only a spool keeps the traces.
             if name.startswith("gunicorn-uvicorn") and number == signal.SIGINT and not (is_group or spools):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import socket
 import threading
 from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from provider_trace_store.writer.logs import logger
@@ -23,26 +25,36 @@ class Deadline:
     A firewall or a failed-over host may drop packets without a word. The server's `statement_timeout` ends no wait of
     the client then, and TCP itself gives up after 15 minutes or never.
 
+    One object serves all transactions, one after the other. A thread of its own looks at the clock. It sleeps until the
+    deadline of a transaction, or for `seconds` if there is none: no transaction that begins meanwhile can have an
+    earlier deadline. So a transaction need not wake it, which would cost the threads of the host more than the look.
+
     Args:
-        seconds: how long the transaction may take.
+        seconds: how long a transaction may take.
     """
 
     def __init__(self, seconds: float) -> None:
         self.is_over = False
-        self._is_stopped = False
         self._seconds = seconds
+        self._ends_at: float | None = None
         self._connection: Any = None
         self._socket: socket.socket | None = None
         # Held while a connection is cut, so that the pool gives it to no other thread meanwhile.
         self._lock = threading.Lock()
-        self._timer = threading.Timer(seconds, self._end)
-        self._timer.daemon = True
+        # Released when the thread that looks at the clock must end; None while there is none.
+        self._bell: threading.Lock | None = None
 
     def start(self) -> None:
-        """Begin to count the time."""
-        # An exit of the process: from Python 3.12 on, no thread can be started any more.
-        with suppress(RuntimeError):
-            self._timer.start()
+        """Begin to count the time of a transaction."""
+        self.is_over = False
+        self._ends_at = monotonic() + self._seconds
+        if self._bell is None:
+            bell = threading.Lock()
+            bell.acquire()
+            # An exit of the process: from Python 3.12 on, no thread can be started any more.
+            with suppress(RuntimeError):
+                _thread.start_new_thread(self._watch_clock, (bell,))
+                self._bell = bell
 
     def watch(self, connection: Connection) -> None:
         """Let the deadline hold for a connection; without effect for SQLite, whose driver has a timeout of its own.
@@ -52,7 +64,7 @@ class Deadline:
         """
         driver_connection: Any = connection.connection.driver_connection
         if not hasattr(driver_connection, "fileno"):
-            self._timer.cancel()
+            self.stop()
             return
         # A copy of the number: the driver may close its own, and the system may then give it to another file.
         connected = socket.socket(fileno=os.dup(driver_connection.fileno()))
@@ -61,34 +73,52 @@ class Deadline:
 
     def stop(self) -> None:
         """Leave the connection alone from now on; call it before the pool gets the connection back."""
-        self._timer.cancel()
         with self._lock:
-            self._is_stopped = True
+            self._ends_at = None
             if self._socket is not None:
                 self._socket.close()
             self._socket = self._connection = None
 
-    def _end(self) -> None:
+    def close(self) -> None:
+        """End the thread that looks at the clock; the next transaction starts another."""
+        bell, self._bell = self._bell, None
+        if bell is not None:
+            bell.release()
+
+    def _watch_clock(self, bell: threading.Lock) -> None:
+        pause = self._seconds
+        while not bell.acquire(timeout=min(pause, threading.TIMEOUT_MAX)):
+            pause = self._look()
+
+    def _look(self) -> float:
+        """Cut the connection if its time is over; return how long to sleep, in seconds."""
         with self._lock:
-            if self._is_stopped:
-                return
-            self.is_over = True
-            if self._socket is None:
-                logger.warning(
-                    "the engine has given no connection within transaction_timeout, %g s: bound the time of connecting "
-                    'by connect_args={"connect_timeout": 10}',
-                    self._seconds,
-                )
-                return
+            if self._ends_at is None:
+                return self._seconds
+            if (left := self._ends_at - monotonic()) > 0:
+                return left
+            self._ends_at = None
+            self._cut()
+            return self._seconds
+
+    def _cut(self) -> None:
+        self.is_over = True
+        if self._socket is None:
             logger.warning(
-                "a transaction has not ended within transaction_timeout, %g s: its connection is closed, and the batch "
-                "is tried again on another one",
+                "the engine has given no connection within transaction_timeout, %g s: bound the time of connecting "
+                'by connect_args={"connect_timeout": 10}',
                 self._seconds,
             )
-            with suppress(Exception):
-                _cancel(self._connection)
-            with suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+            return
+        logger.warning(
+            "a transaction has not ended within transaction_timeout, %g s: its connection is closed, and the batch "
+            "is tried again on another one",
+            self._seconds,
+        )
+        with suppress(Exception):
+            _cancel(self._connection)
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
 
 def _cancel(connection: Any) -> None:  # noqa: ANN401  (of any driver)

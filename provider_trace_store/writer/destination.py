@@ -130,3 +130,6 @@ class Destination(Protocol):
             NotNowError: no row was stored, or it is not known; sending them again is safe.
             NotTogetherError: no row was stored, and one of them is the cause.
         """
+
+    def close(self) -> None:
+        """Release what `deliver` keeps between two calls; another call may follow all the same."""

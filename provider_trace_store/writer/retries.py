@@ -161,6 +161,10 @@ class Sender:
                 return error
         raise GaveUpError
 
+    def close(self) -> None:
+        """Release what the destination keeps; `send` may be called again."""
+        self._destination.close()
+
     def reject(self, kind: Kind, refusals: Sequence[Refusal]) -> None:
         """Keep rejected rows, log them, and tell the host."""
         if not refusals:

@@ -59,16 +59,16 @@ class DatabaseDestination:
 
     def __init__(self, sessions: Callable[[], Session], timeout: float) -> None:
         self._sessions = sessions
-        self._timeout = timeout
+        self._deadline = Deadline(timeout)
 
     def deliver(self, kind: Kind, sources: Sequence[RowSource]) -> Delivered:
         """Store rows in a transaction of their own; see `Destination.deliver`."""
         refusals: list[Refusal] = []
         unplaced: list[tuple[Row, PartitionMissingError]] = []
         blamed: ProviderTraceStoreError | None = None
-        deadline = Deadline(self._timeout)
+        deadline = self._deadline
         try:
-            with self._session(kind, deadline) as session:
+            with self._session(kind) as session:
                 result = create_rows(
                     RowStore(session, kind),
                     sources,
@@ -107,16 +107,21 @@ class DatabaseDestination:
         problem.may_be_the_row |= deadline.is_over
         raise problem
 
+    def close(self) -> None:
+        """End the thread that watches the transactions."""
+        self._deadline.close()
+
     @contextmanager
-    def _session(self, kind: Kind, deadline: Deadline) -> Iterator[Session]:
+    def _session(self, kind: Kind) -> Iterator[Session]:
         """Return a session that has a connection, and close that connection after an error.
 
         The error may come from the state of the server's session, such as a default that made it read-only, or a
         failed-over host: the next try needs another connection. SQLite's has no such state, and may be the database.
         """
+        deadline = self._deadline
         deadline.start()
         try:
-            session = self._opened(kind, deadline)
+            session = self._opened(kind)
         except BaseException:
             deadline.stop()
             raise
@@ -133,14 +138,14 @@ class DatabaseDestination:
         deadline.stop()
         session.close()
 
-    def _opened(self, kind: Kind, deadline: Deadline) -> Session:
+    def _opened(self, kind: Kind) -> Session:
         """Return a session that has a connection: a failure before that has nothing to do with the rows."""
         try:
             session = self._sessions()
             try:
                 if not session.in_transaction():
                     session.begin()
-                deadline.watch(session.connection(bind_arguments={"mapper": kind.record}))
+                self._deadline.watch(session.connection(bind_arguments={"mapper": kind.record}))
             except BaseException:
                 session.close()
                 raise

@@ -230,6 +230,7 @@ class Worker:
             while self._worked():
                 pass  # until there is nothing to do any more
         finally:
+            self._sender.close()
             # If it was not the close that has ended this thread, the next submit starts another.
             self._thread = None
 

@@ -48,7 +48,7 @@ class Active:
         segment: the open file.
         count: the number of its rows.
         size: about what the rows take when they are sent, in bytes.
-        disk: about what the file and its journal take on the disk, in bytes.
+        disk: at most so many bytes the file and its journal take on the disk.
         next_look: when to look at the file on the disk again, by the monotonic clock.
     """
 
@@ -107,10 +107,14 @@ class ActiveFiles:
         active = self._active
         return size_on_disk(active.segment.path) if active else 0
 
-    def disk_after(self, size: int) -> int:
-        """Return about what the file takes on the disk when rows of so many bytes are appended."""
+    def fits(self, size: int, room: int) -> bool:
+        """Say whether the file takes at most `room` bytes on the disk when rows of `size` bytes are appended."""
         active = self._active
-        return (active.disk if active else _EMPTY_BYTES) + size + _APPEND_BYTES
+        if active is None:
+            return _EMPTY_BYTES + size + _APPEND_BYTES <= room
+        if active.disk + size + _APPEND_BYTES > room:
+            active.disk = self.disk
+        return active.disk + size + _APPEND_BYTES <= room
 
     @property
     def has_lock(self) -> bool:
@@ -144,7 +148,7 @@ class ActiveFiles:
         """
         active = self._append(rows, kind)
         if (now := monotonic()) < active.next_look:
-            disk: int | None = active.disk + size
+            disk: int | None = active.disk + size + _APPEND_BYTES
         else:
             disk = active.segment.size_in_place()
             active.next_look = now + _LOOK_PAUSE

@@ -261,7 +261,7 @@ class Spool:
         return Change(adopted=uncounted, lost=lost, left=left, came=rescued)
 
     def _fits(self, size: int) -> bool:
-        return self._waiting + self._active.disk_after(size) <= self._max_bytes
+        return self._active.fits(size, self._max_bytes - self._waiting)
 
     def _note_removed(self, lost: int) -> None:
         """Count rows of the open file that were lost with it, and those of other files that were removed as well."""

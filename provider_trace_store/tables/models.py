@@ -1,11 +1,24 @@
-"""The mapped classes of the two tables, and their MetaData, which the tests compare the migrations with."""
+"""The mapped classes of the tables, and their MetaData, which the tests compare the migrations with."""
 
 from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003  (SQLAlchemy reads the annotations)
 from typing import Any, Final
+from uuid import UUID  # noqa: TC003  (as above)
 
-from sqlalchemy import Boolean, Index, MetaData, PrimaryKeyConstraint, String, false, func
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Uuid,
+    false,
+    func,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from provider_trace_store.tables.moments import UtcDateTime
@@ -24,7 +37,7 @@ class Base(DeclarativeBase):
 
 
 class _MetadataColumns:
-    """The columns that both tables have."""
+    """The columns that both tables of traces have."""
 
     step_id: Mapped[str | None] = mapped_column(String)
     agent_id: Mapped[str | None] = mapped_column(String)
@@ -67,7 +80,7 @@ class ProviderTraceMetadataRecord(_MetadataColumns, Base):
     """A row of `provider_trace_metadata`: a trace without its bodies.
 
     `id` alone is not unique: a table that has a unique index without the date cannot be partitioned or distributed by
-    date.
+    date. A row with a `pack_id` is of a packed trace, whose bodies and settings are in that pack.
     """
 
     __tablename__ = "provider_trace_metadata"
@@ -81,3 +94,26 @@ class ProviderTraceMetadataRecord(_MetadataColumns, Base):
     )
 
     id: Mapped[str] = mapped_column(String)
+    pack_id: Mapped[UUID | None] = mapped_column(Uuid)
+
+
+class ProviderTracePackRecord(Base):
+    """A row of `provider_trace_packs`: the bodies and settings of many traces of one organization and agent.
+
+    A pack is never changed: one with other traces takes its place, under another id. `data` and `directory` have the
+    format that `packs/format.py` describes. No index but that of the primary key: a trace's row of metadata names its
+    pack.
+    """
+
+    __tablename__ = "provider_trace_packs"
+
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    organization_id: Mapped[str] = mapped_column(String)
+    agent_id: Mapped[str | None] = mapped_column(String)
+    first_created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    last_created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    traces: Mapped[int] = mapped_column(Integer)
+    raw_bytes: Mapped[int] = mapped_column(BigInteger)
+    directory: Mapped[bytes] = mapped_column(LargeBinary)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=func.now())

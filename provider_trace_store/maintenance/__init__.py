@@ -1,0 +1,1 @@
+"""What operators run for long: packing, unpacking, erasing and checking packs."""

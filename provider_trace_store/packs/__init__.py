@@ -1,0 +1,1 @@
+"""Packs: many whole traces of one organization and agent, compressed together."""

@@ -21,7 +21,7 @@ from provider_trace_store import ProviderTrace, ProviderTraceRepository
 from provider_trace_store.migrations import VERSION_TABLE, current, upgrade
 from provider_trace_store.tables.models import metadata
 from tests.support.commands import failure_of, run_module
-from tests.support.constants import OUR_TABLES, PATIENCE, SECRET
+from tests.support.constants import HEAD, OUR_TABLES, PATIENCE, SECRET
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def test_migrate_goes_up_and_down(empty_database: Database) -> None:
     assert "provider_traces: created" in first.stderr
     assert tables_of(empty_database) == {"provider_traces"}
     ran(*MIGRATE, "upgrade", url=url)
-    assert ran(*MIGRATE, "current", url=url).stdout == "0003 (head)\n"
+    assert ran(*MIGRATE, "current", url=url).stdout == f"{HEAD} (head)\n"
     store_one(empty_database.engine())
     assert "created" not in ran(*MIGRATE, "upgrade", url=url).stderr
     ran(*MIGRATE, "downgrade", "base", "--drop-data", url=url)
@@ -122,7 +122,7 @@ def test_migrate_goes_up_and_down(empty_database: Database) -> None:
 def test_alembic_in_a_checkout_does_the_same(empty_database: Database) -> None:
     url = url_of(empty_database)
     ran(*ALEMBIC, "-x", f"url={url}", "upgrade", "head", cwd=ROOT, is_new=True)
-    assert ran(*MIGRATE, "current", url=url).stdout == "0003 (head)\n"
+    assert ran(*MIGRATE, "current", url=url).stdout == f"{HEAD} (head)\n"
     ran(*ALEMBIC, "check", url=url, cwd=ROOT)
     store_one(empty_database.engine())
     refused = run(*ALEMBIC, "downgrade", "base", url=url, cwd=ROOT)
@@ -134,7 +134,12 @@ def test_alembic_in_a_checkout_does_the_same(empty_database: Database) -> None:
 
 def test_history_lists_the_revisions_without_a_database(tmp_path: Path) -> None:
     lines = ran(*MIGRATE, "history", cwd=tmp_path).stdout.splitlines()
-    assert [line.partition(",")[0] for line in lines] == ["0002 -> 0003 (head)", "0001 -> 0002", "<base> -> 0001"]
+    assert [line.partition(",")[0] for line in lines] == [
+        "0003 -> 0004 (head)",
+        "0002 -> 0003",
+        "0001 -> 0002",
+        "<base> -> 0001",
+    ]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -277,7 +282,7 @@ def test_schema_option_says_where_the_tables_are(empty_postgres: Database) -> No
     with empty_postgres.engine().begin() as connection:
         connection.execute(text('CREATE SCHEMA "Traces"'))
     ran(*MIGRATE, "upgrade", "--schema", "Traces", url=url)
-    assert ran(*MIGRATE, "current", "--schema", "Traces", url=url).stdout == "0003 (head)\n"
+    assert ran(*MIGRATE, "current", "--schema", "Traces", url=url).stdout == f"{HEAD} (head)\n"
     assert ran(*MIGRATE, "current", url=url).stdout.startswith("base (")
     assert tables_of(empty_postgres, "Traces") == OUR_TABLES
     assert tables_of(empty_postgres) == set()
@@ -299,7 +304,7 @@ def test_sql_for_sqlite_runs_as_it_is(tmp_path: Path) -> None:
     script = ran(*MIGRATE, "upgrade", "--sql", url=url).stdout
     assert not path.exists()
     execute(path, script)
-    assert ran(*MIGRATE, "current", url=url).stdout == "0003 (head)\n"
+    assert ran(*MIGRATE, "current", url=url).stdout == f"{HEAD} (head)\n"
     store_one(create_engine(url, poolclass=NullPool))
     execute(path, ran(*MIGRATE, "downgrade", "head:base", "--sql", "--drop-data", url=url).stdout)
     assert ran(*MIGRATE, "current", url=url).stdout.startswith("base (")
@@ -346,7 +351,7 @@ def check_sql_for_postgres(empty_postgres: Database, schema: str | None) -> None
     done = run_in_psql(empty_postgres, up)
     assert (done.returncode, done.stderr) == (0, "")
     assert tables_of(empty_postgres, schema) == OUR_TABLES
-    assert ran(*MIGRATE, "current", *where, url=url).stdout == "0003 (head)\n"
+    assert ran(*MIGRATE, "current", *where, url=url).stdout == f"{HEAD} (head)\n"
     if schema is None:
         ran(*ALEMBIC, "check", url=url, cwd=ROOT)
     store_one(empty_postgres.engine(), schema)

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import inspect
 
 from tests.support.commands import failure_of, run_module
-from tests.support.constants import OUR_TABLES, PATIENCE
+from tests.support.constants import HEAD, OUR_TABLES, PATIENCE
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
@@ -75,9 +75,9 @@ def test_a_url_of_another_driver_leads_to_the_same_server(empty_postgres: Databa
     given = f"  {driver}{url.removeprefix('postgresql')}{'&' if '?' in url else '?'}{query}\n"
     assert run("migrate", "upgrade", "--url", given).returncode == 0
     assert tables_of(empty_postgres) == OUR_TABLES
-    assert run("migrate", "current", variables={VARIABLE: given.strip()}).stdout == "0003 (head)\n"
+    assert run("migrate", "current", variables={VARIABLE: given.strip()}).stdout == f"{HEAD} (head)\n"
     alembic = ("-c", ALEMBIC_INI, "-x", f"url={given}", "current")
-    assert "0003 (head)" in run(*alembic, module="alembic", cwd=ROOT).stdout
+    assert f"{HEAD} (head)" in run(*alembic, module="alembic", cwd=ROOT).stdout
 
 
 def test_the_url_of_an_asynchronous_sqlite_leads_to_the_file(tmp_path: Path) -> None:
@@ -170,9 +170,9 @@ def test_relative_revisions_are_no_options(tmp_path: Path) -> None:
         (("upgrade", "+2"), "0003"),
         (("downgrade", "-1"), "0002"),
         (("downgrade", "--url", url, "-2"), "base"),
-        (("upgrade", "head"), "0003"),
-        (("downgrade", "--", "-1"), "0002"),
-        (("downgrade", "head-2"), "0001"),
+        (("upgrade", "head"), HEAD),
+        (("downgrade", "--", "-1"), "0003"),
+        (("downgrade", "head-2"), "0002"),
     ):
         done = run("migrate", *arguments, cwd=tmp_path, variables={VARIABLE: url})
         assert done.returncode == 0, done.stderr
@@ -216,7 +216,7 @@ def test_current_says_what_to_do(tmp_path: Path) -> None:
     )
     run("migrate", "upgrade", "0001", "--url", url, cwd=tmp_path)
     said = run("migrate", "current", "--url", url, cwd=tmp_path).stdout
-    assert said == "0001 (the newest is 0003: run `provider-trace-store migrate upgrade`)\n"
+    assert said == f"0001 (the newest is {HEAD}: run `provider-trace-store migrate upgrade`)\n"
 
 
 @pytest.mark.parametrize("command", ["--help", "migrate history", "migrate current", "migrate upgrade --sql"])
@@ -241,4 +241,4 @@ def test_a_reader_that_has_gone_ends_the_command_quietly(command: str, tmp_path:
 def test_an_upgrade_whose_log_cannot_be_written_is_done(tmp_path: Path) -> None:
     for number, target in enumerate(("2>/dev/full", "2>&-")):
         run_in_shell(f"$COMMAND migrate upgrade --url sqlite:///{number}.db {target}", tmp_path)
-        assert run("migrate", "current", "--url", f"sqlite:///{number}.db", cwd=tmp_path).stdout == "0003 (head)\n"
+        assert run("migrate", "current", "--url", f"sqlite:///{number}.db", cwd=tmp_path).stdout == f"{HEAD} (head)\n"

@@ -2,7 +2,8 @@
 
 What it locks, and for how long:
 
-- provider_trace_packs is new: no lock on any other table. No trace is packed: `provider-trace-store pack` does that.
+- provider_trace_packs is created, or adopted if an earlier migration of this package has created it: no lock on any
+  other table. No trace is packed: `provider-trace-store pack` does that.
 - provider_trace_metadata: ACCESS EXCLUSIVE, for milliseconds, whatever the table's size, because only the catalogue
   changes and no row is rewritten. What happens while the migration waits for this lock, and what to do after a timeout,
   is described in 0001.
@@ -19,9 +20,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from provider_trace_store.database.names import quoted, without_parameters
 from provider_trace_store.migrations import adoption
 from provider_trace_store.migrations.operations import op
-from provider_trace_store.migrations.origin import create_table
 
 revision = "0004"
 down_revision = "0003"
@@ -30,9 +31,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the table, and add the column."""
+    """Create or adopt the table, and add the column."""
     schema = adoption.target_schema()
-    create_table(
+    adoption.create_or_adopt(
         sa.Table(
             "provider_trace_packs",
             sa.MetaData(),
@@ -49,14 +50,17 @@ def upgrade() -> None:
             schema=schema,
         )
     )
-    if op.get_context().dialect.name == "postgresql":
-        name = f'"{schema}".provider_trace_packs' if schema else "provider_trace_packs"
-        op.execute(f"ALTER TABLE {name} ALTER data SET STORAGE EXTERNAL, ALTER directory SET STORAGE EXTERNAL")
-    op.add_column("provider_trace_metadata", sa.Column("pack_id", sa.Uuid), schema=schema)
+    dialect = op.get_context().dialect
+    if dialect.name == "postgresql":
+        # A part of a value is read without the rest only if the server does not compress it.
+        name = quoted(dialect, schema, "provider_trace_packs")
+        storage = "ALTER COLUMN directory SET STORAGE EXTERNAL, ALTER COLUMN data SET STORAGE EXTERNAL"
+        op.execute(without_parameters(f"ALTER TABLE {name} {storage}"))
+    pack_id = sa.Column("pack_id", sa.Uuid)
+    adoption.add_columns(sa.Table("provider_trace_metadata", sa.MetaData(), pack_id, schema=schema))
 
 
 def downgrade() -> None:
-    """Drop the column and the table."""
-    schema = adoption.target_schema()
-    op.drop_column("provider_trace_metadata", "pack_id", schema=schema)
+    """Drop the table and the column."""
     adoption.drop("provider_trace_packs")
+    adoption.drop_column("provider_trace_metadata", "pack_id")

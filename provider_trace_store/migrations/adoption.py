@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import JSON, Column, DateTime, MetaData, Table, func, text
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-__all__ = ["align_collations", "create_or_adopt", "drop", "target_schema"]
+__all__ = ["add_columns", "align_collations", "create_or_adopt", "drop", "drop_column", "target_schema"]
 
 logger: Final = logging.getLogger("provider_trace_store.migrations")
 
 # Adoption does not add these columns: a table without one of them does not hold traces.
 _INDISPENSABLE: Final = frozenset({"id", "request_json", "response_json", "organization_id"})
+# The version of SQLite that has ALTER TABLE … DROP COLUMN: https://sqlite.org/changes.html#version_3_35_0.
+_DROPS_COLUMNS: Final = (3, 35)
 
 
 def target_schema() -> str | None:
@@ -36,7 +39,7 @@ def target_schema() -> str | None:
     return schema
 
 
-def create_or_adopt(table: Table, beside: str) -> None:
+def create_or_adopt(table: Table, beside: str | None = None) -> None:
     """Create a table with its indexes, or adopt the existing table of that name.
 
     Adoption checks the columns and the keys. It adds missing columns, without rewriting a row, and missing indexes, if
@@ -45,8 +48,9 @@ def create_or_adopt(table: Table, beside: str) -> None:
 
     Args:
         table: the table to create, in the schema of the running migration.
-        beside: the name of the other table. If it was adopted and this one is created, the log says what that means
-            for the migrations of its owner.
+        beside: the name of the table that an application creates beside this one. If it was adopted and this one is
+            created, the log says what that means for the migrations of its owner. None for a table that only this
+            package has.
 
     Raises:
         TableMismatchError: the existing table has other columns or keys, or would break a promise of the package.
@@ -70,9 +74,61 @@ def create_or_adopt(table: Table, beside: str) -> None:
     create_table(table)
     _use_lz4(table)
     logger.info("%s: created", table.fullname)
+    if beside is None:
+        return
     other = Table(beside, MetaData(), schema=table.schema)
     if kind_of(connection, other) == "a table" and not is_created(connection, other):
         _warn_of_owner(table, f"was created beside {other.fullname}, which was adopted")
+
+
+def add_columns(table: Table) -> None:
+    """Add columns to an existing table without rewriting a row; one that it has stays as it is.
+
+    Args:
+        table: the table, in the schema of the running migration, with the new columns only; each may be NULL and has
+            no default.
+
+    Raises:
+        TableMismatchError: the table has another column of the name.
+        MigrationError: the table does not exist.
+    """
+    context = op.get_context()
+    missing = list(table.columns)
+    if not context.as_sql:
+        connection = op.get_bind()
+        _require(connection, table)
+        if problems := _differences(connection, table):
+            raise TableMismatchError(table.fullname, problems)
+        existing = existing_columns(connection, table)
+        missing = [column for column in table.columns if column.name not in existing]
+    name = quoted(context.dialect, table.schema, table.name)
+    for column in missing:
+        # Not by Alembic, which takes a dot in the name of a schema for the end of a database's name.
+        type_ = column.type.compile(context.dialect)
+        op.execute(without_parameters(f"ALTER TABLE {name} ADD COLUMN {column.name} {type_}"))
+    if missing and not context.as_sql and not is_created(op.get_bind(), table):
+        _warn_of_owner(table, f"was adopted, and got the columns {', '.join(column.name for column in missing)}")
+
+
+def drop_column(table: str, column: str) -> None:
+    """Drop a column of a table that may be gone. SQLite before 3.35 cannot: there the column stays, unused.
+
+    Args:
+        table: the table's name, in the schema of the running migration.
+        column: the column's name.
+    """
+    context = op.get_context()
+    if context.dialect.name == "sqlite":
+        if not context.as_sql:
+            place = Table(table, MetaData(), schema=target_schema())
+            if kind_of(op.get_bind(), place) != "a table" or column not in existing_columns(op.get_bind(), place):
+                return
+        if sqlite3.sqlite_version_info < _DROPS_COLUMNS:
+            return
+        op.execute(f"ALTER TABLE {quoted(context.dialect, target_schema(), table)} DROP COLUMN {column}")
+        return
+    name = quoted(context.dialect, target_schema(), table)
+    op.execute(without_parameters(f"ALTER TABLE IF EXISTS {name} DROP COLUMN IF EXISTS {column}"))
 
 
 def align_collations(tables: Sequence[Table]) -> None:
@@ -213,7 +269,7 @@ def _use_lz4(table: Table) -> None:
     compression per column, and with it the setting that lists the methods that the server was built with.
     """
     context = op.get_context()
-    if context.dialect.name != "postgresql":
+    if context.dialect.name != "postgresql" or not any(isinstance(column.type, JSON) for column in table.columns):
         return
     changes = ", ".join(
         f"ALTER COLUMN {quoted(context.dialect, column.name)} SET COMPRESSION lz4"

@@ -6,7 +6,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import JSON, Boolean, DateTime, String, inspect, text
+from sqlalchemy import JSON, Boolean, DateTime, Integer, LargeBinary, String, Uuid, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from provider_trace_store.database.drivers import sqlite_code
@@ -24,6 +24,9 @@ _WANTED: Final = {
     "text": "varchar without a limit",
     "moment": "timestamp with time zone, without a precision",
     "boolean": "boolean",
+    "uuid": "uuid",
+    "bytes": "bytea",
+    "integer": "bigint, or integer as in a table that a migration creates",
 }
 _POSTGRESQL_KINDS: Final = {
     "json": "json",
@@ -31,7 +34,20 @@ _POSTGRESQL_KINDS: Final = {
     "varchar": "text",
     "timestamptz": "moment",
     "bool": "boolean",
+    "uuid": "uuid",
+    "bytea": "bytes",
+    "int4": "integer",
+    "int8": "integer",
 }
+_KINDS_OF_TYPES: Final = (
+    (JSON, "json"),
+    (String, "text"),
+    (DateTime, "moment"),
+    (Boolean, "boolean"),
+    (Uuid, "uuid"),
+    (LargeBinary, "bytes"),
+    (Integer, "integer"),
+)
 _ANY_LENGTH: Final = -1
 _MICROSECONDS: Final = 6
 _POSTGRESQL_COLUMNS: Final = text(
@@ -122,8 +138,15 @@ def _of_postgresql(row: Any) -> ExistingColumn:  # noqa: ANN401  # a row of _POS
 
 def _of_sqlite(column: ReflectedColumn, collations: dict[str, str]) -> ExistingColumn:
     name, declared, default = column["name"], column["type"], column.get("default")
-    # SQLite stores any value in a column. Only numbers are changed by its type: they are no documents.
-    fitting = (("text", String), ("moment", DateTime), ("boolean", Boolean))
+    # SQLite stores any value in a column. Only numbers are changed by its type: they are no documents. A UUID is text.
+    fitting = (
+        ("text", String),
+        ("moment", DateTime),
+        ("boolean", Boolean),
+        ("uuid", String),
+        ("bytes", LargeBinary),
+        ("integer", Integer),
+    )
     kinds = {"json", *(kind for kind, type_ in fitting if isinstance(declared, type_))}
     collation = collations.get(name, "unknown to this connection")
     is_generated = bool(column.get("computed"))
@@ -163,13 +186,4 @@ def _sqlite_collations(connection: Connection, table: Table, columns: list[str])
 
 
 def _kind_of(expected: Column[Any]) -> str:
-    match expected.type:
-        case JSON():
-            return "json"
-        case String():
-            return "text"
-        case DateTime():
-            return "moment"
-        case Boolean():
-            return "boolean"
-    raise NotImplementedError(f"no rule for {expected.type!r}")
+    return next(kind for type_, kind in _KINDS_OF_TYPES if isinstance(expected.type, type_))

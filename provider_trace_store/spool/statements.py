@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+from sqlalchemy import MetaData, PrimaryKeyConstraint, Table
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateTable
 
@@ -14,8 +15,16 @@ if TYPE_CHECKING:
 
 @cache
 def table_statement(kind: Kind) -> str:
-    """Return the statement that creates a kind's table in a file of the spool."""
-    return str(CreateTable(kind.table).compile(dialect=sqlite.dialect()))
+    """Return the statement that creates a kind's table in a file of the spool.
+
+    It has the columns of a row to insert only: files of earlier releases have the same, and no trace in a file is
+    packed.
+    """
+    table = kind.table
+    # A column belongs to one table; Alembic copies the same way.
+    columns = [column._copy() for column in table.columns if column.name in kind.row_columns]  # noqa: SLF001
+    key = PrimaryKeyConstraint(*(column.name for column in table.primary_key))
+    return str(CreateTable(Table(table.name, MetaData(), *columns, key)).compile(dialect=sqlite.dialect()))
 
 
 @cache

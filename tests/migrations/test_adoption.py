@@ -122,8 +122,12 @@ def test_year_old_tables_are_adopted_as_they_are(empty_postgres: Database, caplo
         assert [fingerprint(connection, table) for table in tables] == before
         assert connection.scalars(text("SELECT version_num FROM alembic_version")).all() == ["host-revision"]
     lines = [record.getMessage() for record in caplog.records if record.name == "provider_trace_store.migrations"]
-    # Once each when they are adopted, and once each for the indexes of the reads.
-    assert [line.split(":")[0] for line in lines] == ["provider_traces", "provider_trace_metadata"] * 2
+    # Once each when they are adopted, and once each for the indexes of the reads. Then the packs, and their column.
+    assert [line.split(":")[0] for line in lines] == [
+        *["provider_traces", "provider_trace_metadata"] * 2,
+        "provider_trace_packs",
+        "provider_trace_metadata",
+    ]
     assert "adopted" in lines[0]
     statements = [statement for line in lines for statement in line.splitlines()[1:]]
     assert (

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import NullPool, column, inspect, select, table
 
 from provider_trace_store.migrations import VERSION_TABLE, downgrade, upgrade
-from tests.support.constants import OUR_TABLES, PATIENCE
+from tests.support.constants import HEAD, OUR_TABLES, PATIENCE
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -87,5 +87,5 @@ def downgrade_and_upgrade(connection: Connection) -> None:
 
 def assert_one_history(database: Database) -> None:
     with database.engine().connect() as connection:
-        assert connection.scalars(select(column("version_num")).select_from(table(VERSION_TABLE))).all() == ["0003"]
+        assert connection.scalars(select(column("version_num")).select_from(table(VERSION_TABLE))).all() == [HEAD]
         assert set(inspect(connection).get_table_names()) == {*OUR_TABLES, VERSION_TABLE}

@@ -83,11 +83,11 @@ def test_an_adopted_table_is_dropped_only_if_it_is_named(empty_database: Databas
     adopt(empty_database)
     with empty_database.engine().connect() as connection:
         for drop_data in (False, True):
-            with pytest.raises(AdoptedTableError, match="provider_trace_metadata was adopted"):
+            with pytest.raises(AdoptedTableError, match="provider_trace_packs was adopted"):
                 downgrade(connection, "base", drop_data=drop_data)
             connection.rollback()
         with pytest.raises(AdoptedTableError, match="provider_traces was adopted"):
-            downgrade(connection, "base", drop_adopted=["provider_trace_metadata"])
+            downgrade(connection, "base", drop_adopted=["provider_trace_packs", "provider_trace_metadata"])
         connection.rollback()
         assert tables_of(empty_database) == OUR_TABLES
         downgrade(connection, "base", drop_adopted=BOTH)
@@ -142,7 +142,7 @@ def test_indexes_of_others_stay(empty_database: Database, caplog: pytest.LogCapt
         upgrade(connection)
         with caplog.at_level(logging.WARNING, "provider_trace_store"):
             downgrade(connection, "0002")
-        names = {index["name"] for table in OUR_TABLES for index in inspect(connection).get_indexes(table)}
+        names = {index["name"] for table in TABLES.values() for index in inspect(connection).get_indexes(table)}
     assert "ix_provider_traces_run_id" in names
     assert "ix_provider_trace_metadata_run_id" not in names
     assert [record.getMessage().partition("run ")[2] for record in caplog.records] == [

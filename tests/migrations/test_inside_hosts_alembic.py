@@ -16,7 +16,7 @@ from sqlalchemy.schema import CreateSchema
 from provider_trace_store import MigrationError
 from provider_trace_store.migrations import VERSION_TABLE, current, downgrade, upgrade
 from tests.support.batches import run_script
-from tests.support.constants import OUR_TABLES
+from tests.support.constants import HEAD, OUR_TABLES
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def test_in_a_revision(empty_database: Database, tmp_path: Path, per_migration: 
     assert heads_of(empty_database) == ["h2"]
     with empty_database.engine().connect() as connection:
         assert "more" in {column["name"] for column in inspect(connection).get_columns("host_one")}
-        assert current(connection) == "0003"
+        assert current(connection) == HEAD
         connection.rollback()
         host.downgrade(connection)
     assert tables_of(empty_database) == {"alembic_version"}
@@ -197,7 +197,7 @@ def test_a_printed_migration_has_ours_in_it(empty_database: Database, tmp_path: 
     assert tables_of(empty_database) == {"host_one", "alembic_version"} | OUR_TABLES
     assert heads_of(empty_database) == ["h1"]
     with empty_database.engine().connect() as connection:
-        assert current(connection) == "0003"
+        assert current(connection) == HEAD
 
 
 def test_an_autocommit_block_is_refused_before_anything_is_changed(empty_postgres: Database, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_downgrade_beside_a_host_in_use_joins_its_transaction(database: Databa
             upgrade(connection)
             connection.get_transaction().rollback()  # type: ignore[union-attr]  # it is open
         assert connection.scalar(text("SELECT count(*) FROM host_one")) == 0
-        assert current(connection) == "0003"
+        assert current(connection) == HEAD
 
 
 def test_neither_the_package_nor_its_scripts_use_the_operations_of_a_host() -> None:

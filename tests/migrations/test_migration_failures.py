@@ -12,6 +12,7 @@ from sqlalchemy import create_engine, text
 from provider_trace_store import MigrationError
 from provider_trace_store.migrations import VERSION_TABLE, current, downgrade, upgrade
 from tests.support.batches import run_script
+from tests.support.constants import HEAD, OUR_TABLES
 from tests.support.spaces import shown
 
 if TYPE_CHECKING:
@@ -71,11 +72,10 @@ def test_what_the_message_says_to_grant_is_enough_at_the_newest_revision(postgre
             connection.execute(text(f"SET ROLE {role}"))
             connection.commit()
             upgrade(connection)
-            assert current(connection) == "0003"
+            assert current(connection) == HEAD
             connection.commit()
             assert f"{role} does not own public.provider_trace" in failure_of(ACTS["downgrade"], connection)
-        tables = ("provider_traces", "provider_trace_metadata")
-        run_script(postgres, *(f"ALTER TABLE {table} OWNER TO {role}" for table in tables))
+        run_script(postgres, *(f"ALTER TABLE {table} OWNER TO {role}" for table in OUR_TABLES))
         with postgres.engine().connect() as connection:
             connection.execute(text(f"SET ROLE {role}"))
             connection.commit()

@@ -23,7 +23,7 @@ from provider_trace_store import (
 )
 from provider_trace_store.migrations import VERSION_TABLE, current, downgrade, scripts_config, upgrade
 from provider_trace_store.tables.models import metadata
-from tests.support.constants import OUR_TABLES, PATIENCE
+from tests.support.constants import HEAD, OUR_TABLES, PATIENCE
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.every_server
 
-REVISIONS = ["0001", "0002", "0003"]
+REVISIONS = ["0001", "0002", "0003", "0004"]
+BOTH_TABLES = OUR_TABLES - {"provider_trace_packs"}
+TABLES_AT = [{"provider_traces"}, BOTH_TABLES, BOTH_TABLES, OUR_TABLES]
 
 
 def indexes_of(connection: Connection) -> set[str | None]:
@@ -89,7 +91,7 @@ def test_every_migration_tells_the_operator_what_it_locks() -> None:
 @pytest.mark.pgbouncer
 def test_every_step_goes_up_down_and_up_again(empty_database: Database) -> None:
     with empty_database.engine().connect() as connection:
-        for revision, tables in zip(REVISIONS, [{"provider_traces"}, OUR_TABLES, OUR_TABLES], strict=True):
+        for revision, tables in zip(REVISIONS, TABLES_AT, strict=True):
             before = tables_of(connection), indexes_of(connection)
             connection.commit()
             upgrade(connection, revision)
@@ -199,12 +201,12 @@ def test_upgrade_in_a_schema_of_its_own(empty_postgres: Database) -> None:
     with engine.connect() as connection:
         upgrade(connection, schema="named")
         upgrade(connection, schema="named")
-        assert current(connection, schema="named") == "0003"
+        assert current(connection, schema="named") == HEAD
         connection.commit()
     with translated.connect() as connection:
         upgrade(connection)
         upgrade(connection)
-        assert current(connection) == "0003"
+        assert current(connection) == HEAD
     store_one(translated)
     with engine.connect() as connection:
         inspector = inspect(connection)
@@ -232,7 +234,9 @@ def test_lock_timeout_ends_the_wait_for_a_busy_table(postgres: Database) -> None
     engine = postgres.engine()
     with engine.connect() as busy, engine.connect() as connection:
         busy.execute(text("LOCK TABLE provider_trace_metadata IN ACCESS SHARE MODE"))
-        with pytest.raises(MigrationLockError, match=r"0\.1 s, for DROP INDEX IF EXISTS ix_provider_trace_metadata_"):
+        with pytest.raises(
+            MigrationLockError, match=r"0\.1 s, for ALTER TABLE IF EXISTS provider_trace_metadata DROP "
+        ):
             downgrade(connection, "0001", lock_timeout=0.1, tries=1)
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.schema import CreateSchema
 from provider_trace_store import ProviderTrace, ProviderTraceRepository, TableNotEmptyError
 from provider_trace_store.database.names import quoted, without_parameters
 from provider_trace_store.migrations import VERSION_TABLE, current, downgrade, upgrade
-from tests.support.constants import OUR_TABLES
+from tests.support.constants import HEAD, OUR_TABLES
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -60,7 +60,7 @@ def test_a_schema_of_any_name_goes_up_and_down(empty_postgres: Database) -> None
         connection.execute(CreateSchema(ODD))
     with engine.connect() as connection:
         upgrade(connection, schema=ODD)
-        assert current(connection, schema=ODD) == "0003"
+        assert current(connection, schema=ODD) == HEAD
     assert tables_of(engine, ODD) == OUR_TABLES
     translated = engine.execution_options(schema_translate_map={None: ODD})
     trace = ProviderTrace(request_json={}, response_json={})

@@ -15,7 +15,7 @@ from provider_trace_store.migrations import VERSION_TABLE, current, downgrade, u
 from provider_trace_store.migrations.autogenerate import schema_metadata
 from provider_trace_store.migrations.indexes import missing_indexes
 from tests.support.batches import run_script
-from tests.support.constants import ORG, OUR_TABLES
+from tests.support.constants import HEAD, ORG, OUR_TABLES
 from tests.support.traces import a_trace
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def test_a_schema_of_any_name_is_migrated_adopted_and_left(empty_postgres: Datab
     with engine.connect() as connection:
         upgrade(connection, schema=name)
         upgrade(connection, schema=name)
-        assert current(connection, schema=name) == "0003"
+        assert current(connection, schema=name) == HEAD
         tables = schema_metadata(name).tables.values()
         assert [index for table in tables for index in missing_indexes(connection, table)] == []
         connection.rollback()
@@ -125,7 +125,7 @@ def test_tables_of_a_later_schema_of_the_path_are_not_taken(empty_postgres: Data
         assert tables_in(engine, "app2") == set()
         upgrade(connection, schema="app2")
         upgrade(connection)
-        assert current(connection) == "0003"
+        assert current(connection) == HEAD
         connection.rollback()
         downgrade(connection, "base", schema="app2")
     assert tables_in(engine, "app1") == OUR_TABLES

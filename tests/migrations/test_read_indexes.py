@@ -13,7 +13,7 @@ from provider_trace_store import ProviderTraceRepository, TableMismatchError
 from provider_trace_store.migrations import downgrade, schema_metadata, upgrade
 from provider_trace_store.migrations.indexes import missing_indexes
 from tests.support.batches import run_script
-from tests.support.constants import ORG, OUR_TABLES
+from tests.support.constants import ORG, TABLES
 from tests.support.traces import a_batch, a_trace
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ VAGUE: Final = (
 
 
 def names_of(connection: Connection) -> set[str | None]:
-    return {index["name"] for table in OUR_TABLES for index in inspect(connection).get_indexes(table)}
+    return {index["name"] for table in TABLES.values() for index in inspect(connection).get_indexes(table)}
 
 
 def fill_and_go_back(database: Database) -> None:

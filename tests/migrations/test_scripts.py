@@ -15,7 +15,7 @@ from sqlalchemy.schema import CreateSchema
 
 from provider_trace_store import ProviderTraceRepository
 from provider_trace_store.migrations import VERSION_TABLE, current, downgrade, schema_metadata, scripts_config, upgrade
-from tests.support.constants import ORG, OUR_TABLES
+from tests.support.constants import HEAD, ORG, OUR_TABLES
 from tests.support.traces import a_trace
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def script(database: Database, direction: str, schema: str, *options: str) -> st
     if direction == "up":
         command.upgrade(config, "head", sql=True)
     else:
-        command.downgrade(config, "0003:base", sql=True)
+        command.downgrade(config, f"{HEAD}:base", sql=True)
     return str(config.output_buffer.getvalue())
 
 
@@ -67,7 +67,7 @@ def test_a_script_for_a_schema_of_any_name_runs(empty_postgres: Database, name: 
     assert tables_of(empty_postgres, name) == OUR_TABLES
     # What a script created is known as created.
     with empty_postgres.engine().connect() as connection:
-        assert current(connection, schema=name) == "0003"
+        assert current(connection, schema=name) == HEAD
         connection.rollback()
         downgrade(connection, "base", schema=name)
         upgrade(connection, schema=name)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from provider_trace_store import __version__
-from tests.support.constants import PATIENCE
+from tests.support.constants import HEAD, PATIENCE
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ assert provider_trace_store.__file__.startswith(sys.prefix), provider_trace_stor
 engine = create_engine(sys.argv[1])
 with engine.connect() as connection:
     upgrade(connection)
-    assert current(connection) == "0003"
+    assert current(connection) == HEAD
 trace = ProviderTrace(request_json={"n": 2**70, "nan": [float("inf")]}, response_json={"text": "\\x00"}, step_id="s")
 with Session(engine) as session:
     ProviderTraceRepository(session, organization_id="org-1").create(trace)
@@ -216,5 +216,5 @@ def test_command_without_its_extra_says_how_to_install_it(library: Environment) 
 def test_command_migrates_from_the_wheel(command_line: Environment, empty_postgres: Database, tmp_path: Path) -> None:
     for url in (f"sqlite:///{tmp_path / 'one.db'}", empty_postgres.url.render_as_string(hide_password=False)):
         assert command_line.command("migrate", "upgrade", "--url", url).returncode == 0
-        assert command_line.command("migrate", "current", "--url", url).stdout == "0003 (head)\n"
+        assert command_line.command("migrate", "current", "--url", url).stdout == f"{HEAD} (head)\n"
         assert command_line.command("migrate", "downgrade", "base", "--url", url).returncode == 0

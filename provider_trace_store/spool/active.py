@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 # Large enough that the files are few while the database is away, small enough that disk space is freed soon.
 SEGMENT_BYTES: Final = 64 * 2**20
 _TRIES: Final = 5
-# What a file takes without a row, and about what an append adds besides its rows: an index, pages that are not full.
+# What a file takes without a row, and at most what an append adds besides its rows: pages of the table and the index
+# that split, and their copies in the journal.
 _EMPTY_BYTES: Final = 3 * PAGE_BYTES
-_APPEND_BYTES: Final = 2 * PAGE_BYTES
+_APPEND_BYTES: Final = 4 * PAGE_BYTES
 # How long an append trusts the last look at its file, in seconds. Each look lets other threads run, so that a caller
 # would wait for the interpreter as long as for the append itself.
 _LOOK_PAUSE: Final = 0.05

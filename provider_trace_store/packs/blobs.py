@@ -24,9 +24,10 @@ _RUN: Final = re.compile(rb"[A-Za-z0-9+/]*+={0,2}")
 class FrameKind(IntEnum):
     """What a frame's content is; the numbers are stored."""
 
-    TEXT = 0
-    BLOB = 1
-    DECODED_BLOB = 2
+    KEYS = 0
+    DELTAS = 1
+    BLOB = 2
+    DECODED_BLOB = 3
 
 
 def find(text: bytes) -> Iterator[tuple[int, int]]:

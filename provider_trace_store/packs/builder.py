@@ -9,7 +9,8 @@ from zlib import crc32
 
 from provider_trace_store.packs import blobs, zstd
 from provider_trace_store.packs.blobs import FrameKind
-from provider_trace_store.packs.directory import Directory, FrameEntry, encoded
+from provider_trace_store.packs.columns import FrameEntry, encoded
+from provider_trace_store.packs.directory import Directory
 from provider_trace_store.packs.model import BlobPlace, DamagedPackError, Pack, Prefix, TracePlace
 from provider_trace_store.packs.sharing import common_prefix, is_mostly_in
 
@@ -19,14 +20,18 @@ if TYPE_CHECKING:
     from provider_trace_store.packs.model import Documents
 
 # A pack is full at any of these.
-_FULL_KEY_BYTES: Final = 1_000_000
+_FULL_KEY_BYTES: Final = 2_000_000
 _FULL_STORED_BYTES: Final = 16_000_000
 _FULL_TRACES: Final = 2_000
-_FULL_RAW_BYTES: Final = 32_000_000
+_FULL_RAW_BYTES: Final = 64_000_000
+# Large calls share a key with about this many others, up to a limit.
+_DELTAS_OF_LARGE_KEYS: Final = 32
+_MAX_FULL_RAW_BYTES: Final = 256_000_000
 
 # Traces are added to a frame up to this size; one trace alone may be larger. A delta frame may be as large as its key,
 # up to a limit: reading the key costs as much.
-_FRAME_BYTES: Final = 256 * 1024
+_KEY_FRAME_BYTES: Final = 256 * 1024
+_DELTA_FRAME_BYTES: Final = 512 * 1024
 _MAX_DELTA_FRAME_BYTES: Final = 1024 * 1024
 # Key frames after the first are compressed against the end of the first.
 _MAX_KEY_PREFIX_BYTES: Final = 1024 * 1024
@@ -38,10 +43,10 @@ _RECENT_KEYS: Final = 4
 # After this many traces of a run in a row were compressed for comparison in vain, only common prefixes are looked for.
 _VAIN_COMPARISONS: Final = 8
 
-_DELTA_LEVEL: Final = 3
+DELTA_LEVEL: Final = 6
 _BLOB_LEVEL: Final = 3
 # The more raw text stands behind a byte of keys, the longer the keys may take to compress.
-_KEY_LEVELS: Final = ((16, 15), (6, 12), (0, 9))
+_KEY_LEVELS: Final = ((6, 12), (0, 9))
 
 
 @dataclass
@@ -80,12 +85,14 @@ class PackBuilder:
     def __init__(self) -> None:
         self.traces = 0
         self.raw_bytes = 0
-        # The bytes of the key calls, without base64: a pack is full at about 1 MB.
+        # The bytes of the key calls, without base64.
         self.key_bytes = 0
         self._stored_bytes = 0
         self._frames: list[_Frame] = []
+        self._trace_ids: list[str] = []
         self._places: list[TracePlace] = []
-        self._digests: list[bytes] = []
+        # Python's hash of bytes has 64 bits and a random key: two different documents have the same once in 2**64.
+        self._hashes: list[int] = []
         self._blobs: dict[bytes, int] = {}
         self._key_frames: list[_Frame] = []
         # The recent keys of the run, the last used one first.
@@ -95,11 +102,15 @@ class PackBuilder:
     @property
     def is_full(self) -> bool:
         """Whether the pack is large enough: the next trace belongs in another one."""
+        # Recent keys of the run do not count yet: its next traces are likely to be compressed against them.
+        recent = sum(len(key.text) for key in self._keys)
+        largest = max((len(key.text) for key in self._keys), default=0)
+        full_raw_bytes = min(max(_FULL_RAW_BYTES, _DELTAS_OF_LARGE_KEYS * largest), _MAX_FULL_RAW_BYTES)
         return (
-            self.key_bytes >= _FULL_KEY_BYTES
+            self.key_bytes - recent >= _FULL_KEY_BYTES
             or self._stored_bytes >= _FULL_STORED_BYTES
             or self.traces >= _FULL_TRACES
-            or self.raw_bytes >= _FULL_RAW_BYTES
+            or self.raw_bytes >= full_raw_bytes
         )
 
     def add(self, trace_id: str, documents: Documents) -> None:
@@ -112,14 +123,15 @@ class PackBuilder:
         Raises:
             PackSupportMissingError: Python has no zstd.
         """
-        self._digests.append(_digest(documents))
+        self._hashes.append(hash(documents))
         self.traces += 1
         self.raw_bytes += sum(len(document or b"") for document in documents)
         cut, places = self._cut(documents)
         text = b"".join(document or b"" for document in cut)
         frame = self._frame_for(cut[0] or b"", text)
         lengths = tuple(None if document is None else len(document) for document in cut)
-        self._places.append(TracePlace(trace_id, frame.number, lengths, tuple(places)))  # type: ignore[arg-type]
+        self._trace_ids.append(trace_id)
+        self._places.append(TracePlace(frame.number, lengths, tuple(places)))  # type: ignore[arg-type]
 
     def end_run(self) -> None:
         """Say that the next trace is of another run."""
@@ -144,20 +156,21 @@ class PackBuilder:
                 frame.prefix = Prefix(first.number, first.raw_length - len(prefix_text), len(prefix_text))
                 frame.prefix_text = prefix_text
             frame.close(level)
+        entries = [frame.entry() for frame in self._frames]
         data = b"".join(frame.compressed or b"" for frame in self._frames)
-        pack = Pack(encoded([frame.entry() for frame in self._frames], self._places), data, self.traces, self.raw_bytes)
-        _verify(pack, [place.trace_id for place in self._places], self._digests)
+        pack = Pack(encoded(entries, self._trace_ids, self._places), data, self.traces, self.raw_bytes)
+        _verify(pack, self._trace_ids, self._hashes)
         return pack
 
     def _frame_for(self, request: bytes, text: bytes) -> _Frame:
         key = self._key_of(request, text) if len(text) >= _MIN_DELTA_BYTES else None
         if key is None:
             return self._add_key(request, text)
-        limit = max(_FRAME_BYTES, min(len(key.text), _MAX_DELTA_FRAME_BYTES))
+        limit = max(_DELTA_FRAME_BYTES, min(len(key.text), _MAX_DELTA_FRAME_BYTES))
         if key.open_frame and len(key.open_frame.text) + len(text) > limit:
             self._close_delta(key)
         if key.open_frame is None:
-            key.open_frame = self._new_frame(FrameKind.TEXT, key.place, key.text)
+            key.open_frame = self._new_frame(FrameKind.DELTAS, key.place, key.text)
         frame = key.open_frame
         frame.text += text
         if len(frame.text) >= limit:
@@ -181,8 +194,8 @@ class PackBuilder:
 
     def _add_key(self, request: bytes, text: bytes) -> _Frame:
         frame = self._key_frames[-1] if self._key_frames else None
-        if frame is None or (frame.text and len(frame.text) + len(text) > _FRAME_BYTES):
-            frame = self._new_frame(FrameKind.TEXT)
+        if frame is None or (frame.text and len(frame.text) + len(text) > _KEY_FRAME_BYTES):
+            frame = self._new_frame(FrameKind.KEYS)
             self._key_frames.append(frame)
         if len(text) >= _MIN_DELTA_BYTES:
             self._keys.insert(0, _Key(Prefix(frame.number, len(frame.text), len(text)), request, text))
@@ -200,7 +213,7 @@ class PackBuilder:
 
     def _close_delta(self, key: _Key) -> None:
         if key.open_frame:
-            key.open_frame.close(_DELTA_LEVEL)
+            key.open_frame.close(DELTA_LEVEL)
             self._stored_bytes += len(key.open_frame.compressed or b"")
             key.open_frame = None
 
@@ -237,22 +250,14 @@ class PackBuilder:
         return frame.number
 
 
-def _digest(documents: Documents) -> bytes:
-    digest = sha256()
-    for document in documents:
-        digest.update(b"-" if document is None else b"%d:" % len(document))
-        digest.update(document or b"")
-    return digest.digest()
-
-
-def _verify(pack: Pack, trace_ids: Sequence[str], digests: Sequence[bytes]) -> None:
+def _verify(pack: Pack, trace_ids: Sequence[str], hashes: Sequence[int]) -> None:
     directory = Directory(pack.directory)
     parts = {part: pack.data[part.start : part.start + part.length] for part in directory.parts_of(trace_ids)}
     read = 0
-    for (trace_id, documents), wanted_id, digest in zip(
-        directory.documents_of(trace_ids, parts), trace_ids, digests, strict=True
+    for (trace_id, documents), wanted_id, wanted_hash in zip(
+        directory.documents_of(trace_ids, parts), trace_ids, hashes, strict=True
     ):
-        if isinstance(documents, DamagedPackError) or trace_id != wanted_id or _digest(documents) != digest:
+        if isinstance(documents, DamagedPackError) or trace_id != wanted_id or hash(documents) != wanted_hash:
             raise DamagedPackError("a document that was packed is not the same when it is read back")
         read += 1
     if read != pack.traces or directory.trace_ids != tuple(trace_ids):

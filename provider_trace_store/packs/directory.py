@@ -2,99 +2,26 @@
 
 from __future__ import annotations
 
-import struct
-import sys
-from array import array
 from base64 import b64encode
+from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 from provider_trace_store.packs import zstd
 from provider_trace_store.packs.blobs import FrameKind, spliced
+from provider_trace_store.packs.columns import FRAME_COLUMNS, TRACE_COLUMNS, FrameEntry, decoded
 from provider_trace_store.packs.model import BlobPlace, DamagedPackError, Documents, Part, Prefix, TracePlace
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from array import array
+    from collections.abc import Collection, Iterator, Mapping
 
-MAGIC: Final = b"PTSP"
-VERSION: Final = 1
-
-# Magic, version, 3 zero bytes, CRC-32 of all bytes after it; the numbers of frames, traces and blob places, and the
-# number of bytes of the columns.
-_HEADER: Final = struct.Struct("<4sB3sIIIII")
-_CHECKED_FROM: Final = 12
-_LEVEL: Final = 19
-
-_FRAME_COLUMNS: Final = 6
-_TRACE_COLUMNS: Final = 6
-_BLOB_COLUMNS: Final = 2
+# For more ids than these, all ids of the directory are decoded once.
+_FEW_IDS: Final = 4
 
 # Contents of frames that are kept while the documents of several traces are read; bytes.
 _KEPT_BYTES: Final = 16 * 1024 * 1024
-
-
-class FrameEntry(NamedTuple):
-    """A frame of the data.
-
-    Args:
-        kind: what its content is.
-        length: its number of bytes.
-        raw_length: the number of bytes of its content.
-        checksum: the CRC-32 of its bytes.
-        prefix: the text that it was compressed against.
-    """
-
-    kind: FrameKind
-    length: int
-    raw_length: int
-    checksum: int
-    prefix: Prefix | None
-
-
-def encoded(frames: Sequence[FrameEntry], traces: Sequence[TracePlace]) -> bytes:
-    """Return a directory in its stored form.
-
-    Args:
-        frames: the frames in the order of the data; the prefix of each is in an earlier one.
-        traces: the traces; those of one frame are in the order of the frame.
-    """
-    blobs = [blob for trace in traces for blob in trace.blobs]
-    prefixes = [frame.prefix or Prefix(-1, 0, 0) for frame in frames]
-    numbers = array("I")
-    for column in (
-        [frame.length for frame in frames],
-        [frame.raw_length for frame in frames],
-        [frame.checksum for frame in frames],
-        [prefix.frame + 1 for prefix in prefixes],
-        [prefix.start for prefix in prefixes],
-        [prefix.length for prefix in prefixes],
-        [trace.frame for trace in traces],
-        *([trace.lengths[document] or 0 for trace in traces] for document in range(4)),
-        [len(trace.blobs) for trace in traces],
-        [blob.position for blob in blobs],
-        [blob.frame for blob in blobs],
-    ):
-        numbers.extend(column)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    plain = numbers.tobytes()
-    columns = b"".join(
-        (
-            # The first bytes of all numbers, then the second ones …: most of the later ones are zero.
-            *(plain[plane::4] for plane in range(4)),
-            bytes(frame.kind for frame in frames),
-            bytes(
-                sum((length is not None) << document for document, length in enumerate(trace.lengths))
-                for trace in traces
-            ),
-            bytes(blob.document for blob in blobs),
-            "\0".join(trace.trace_id for trace in traces).encode("utf-8", "surrogatepass"),
-        )
-    )
-    header = _HEADER.pack(MAGIC, VERSION, b"\0\0\0", 0, len(frames), len(traces), len(blobs), len(columns))
-    checked = header[_CHECKED_FROM:] + zstd.compress(columns, _LEVEL)
-    return header[: _CHECKED_FROM - 4] + crc32(checked).to_bytes(4, "little") + checked
 
 
 class Directory:
@@ -109,44 +36,56 @@ class Directory:
     """
 
     def __init__(self, stored: bytes) -> None:
-        if len(stored) < _HEADER.size:
-            raise DamagedPackError("the directory of the pack is cut off")
-        magic, version, reserved, checksum, frames, traces, blobs, length = _HEADER.unpack_from(stored)
-        if magic != MAGIC:
-            raise DamagedPackError("the directory of the pack does not begin as one")
-        if version != VERSION:
-            raise DamagedPackError(
-                f"the pack's format has version {version}, and this version of provider_trace_store reads {VERSION}"
-            )
-        if any(reserved) or crc32(memoryview(stored)[_CHECKED_FROM:]) != checksum:
-            raise DamagedPackError("the directory of the pack is damaged")
-        columns = zstd.decompress(stored[_HEADER.size :], length)
-        count = _FRAME_COLUMNS * frames + _TRACE_COLUMNS * traces + _BLOB_COLUMNS * blobs
-        ids_from = 4 * count + frames + traces + blobs
-        if ids_from > length:
-            raise DamagedPackError("the directory of the pack is damaged")
-        self._numbers = _from_planes(columns, count)
-        self._kinds = columns[4 * count : 4 * count + frames]
-        self._present = columns[4 * count + frames : 4 * count + frames + traces]
-        self._blob_documents = columns[4 * count + frames + traces : ids_from]
-        ids = columns[ids_from:].decode("utf-8", "surrogatepass").split("\0") if traces else []
-        self._index = dict(zip(ids, range(traces), strict=False))
-        self._frames, self._traces, self._blobs = frames, traces, blobs
-        frame_of = self._trace_column(0)
-        if len(ids) != traces or len(self._index) != traces or max(frame_of, default=-1) >= frames:
-            raise DamagedPackError("the directory of the pack is damaged")
-        self._frame_of = frame_of
-        self._ends = list(accumulate(self._numbers[:frames]))
-        self._blob_ends = list(accumulate(self._trace_column(5)))
-        blob_frames = self._numbers[count - blobs :]
-        if (self._blob_ends or [0])[-1] != blobs or max(blob_frames, default=-1) >= frames:
-            raise DamagedPackError("the directory of the pack is damaged")
+        columns = decoded(stored)
+        self._frames, self._traces, self._blobs = columns.frames, columns.traces, columns.blobs
+        self._numbers = columns.numbers
+        self._kinds, self._present, self._blob_documents = columns.kinds, columns.present, columns.blob_documents
+        # Between two NULs, as each one is looked for.
+        self._ids = b"\0" + columns.ids + b"\0"
         # The start of each trace in its frame, by frame: made for the frames that are read.
         self._starts: dict[int, dict[int, int]] = {}
 
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        ids = self._ids[1:-1].decode("utf-8", "surrogatepass").split("\0") if self._traces else []
+        index = dict(zip(ids, range(self._traces), strict=False))
+        if not len(ids) == len(index) == self._traces:
+            raise DamagedPackError("the directory of the pack is damaged")
+        return index
+
+    @cached_property
+    def _frame_of(self) -> array[int]:
+        return self._trace_column(0)
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(accumulate(self._numbers[: self._frames]))
+
+    @cached_property
+    def _blob_ends(self) -> list[int]:
+        return list(accumulate(self._trace_column(5)))
+
+    def _number(self, trace_id: str) -> int | None:
+        if "_index" in self.__dict__:
+            return self._index.get(trace_id)
+        # One id is found faster than all are decoded.
+        found = -1 if "\0" in trace_id else self._ids.find(b"\0%b\0" % trace_id.encode("utf-8", "surrogatepass"))
+        return self._ids.count(b"\0", 0, found) if found >= 0 and self._traces else None
+
+    def _known(self, trace_ids: Collection[str]) -> list[tuple[str, int]]:
+        if len(trace_ids) > _FEW_IDS:
+            self._index  # noqa: B018  (made for `_number`)
+        numbers = ((trace_id, self._number(trace_id)) for trace_id in trace_ids)
+        return [(trace_id, number) for trace_id, number in numbers if number is not None]
+
     def _trace_column(self, column: int) -> array[int]:
-        start = _FRAME_COLUMNS * self._frames + column * self._traces
+        start = FRAME_COLUMNS * self._frames + column * self._traces
         return self._numbers[start : start + self._traces]
+
+    @property
+    def frame_count(self) -> int:
+        """The number of frames."""
+        return self._frames
 
     @property
     def trace_ids(self) -> tuple[str, ...]:
@@ -163,7 +102,7 @@ class Directory:
             DamagedPackError: the directory is not what was written.
         """
         length, raw_length, checksum, prefix_frame, start, prefix_length = (
-            self._numbers[column * self._frames + number] for column in range(_FRAME_COLUMNS)
+            self._numbers[column * self._frames + number] for column in range(FRAME_COLUMNS)
         )
         if prefix_frame > number or self._kinds[number] > max(FrameKind):
             raise DamagedPackError("the directory of the pack is damaged")
@@ -179,50 +118,64 @@ class Directory:
         length = self._numbers[frame]
         return Part(self._ends[frame] - length, length)
 
-    def place(self, trace_id: str) -> TracePlace:
+    def place(self, number: int) -> TracePlace:
         """Return where a trace's documents are.
 
         Args:
-            trace_id: an id of `trace_ids`.
+            number: the trace's index in `trace_ids`.
+
+        Raises:
+            DamagedPackError: the directory is not what was written.
         """
-        number = self._index[trace_id]
-        first = _FRAME_COLUMNS * self._frames + number
+        first = FRAME_COLUMNS * self._frames + number
         present = self._present[number]
         lengths = tuple(
             self._numbers[first + (1 + document) * self._traces] if present >> document & 1 else None
             for document in range(4)
         )
-        blobs_from = _FRAME_COLUMNS * self._frames + _TRACE_COLUMNS * self._traces
-        blobs = tuple(
-            BlobPlace(
-                self._blob_documents[blob],
-                self._numbers[blobs_from + blob],
-                self._numbers[blobs_from + self._blobs + blob],
+        blobs_from = FRAME_COLUMNS * self._frames + TRACE_COLUMNS * self._traces
+        blobs: tuple[BlobPlace, ...] = ()
+        if self._blobs:
+            blobs = tuple(
+                BlobPlace(
+                    self._blob_documents[blob],
+                    self._numbers[blobs_from + blob],
+                    self._numbers[blobs_from + self._blobs + blob],
+                )
+                for blob in range(self._blob_ends[number - 1] if number else 0, self._blob_ends[number])
             )
-            for blob in range(self._blob_ends[number - 1] if number else 0, self._blob_ends[number])
-        )
-        return TracePlace(trace_id, self._frame_of[number], lengths, blobs)  # type: ignore[arg-type]
+        place = TracePlace(self._frame_of[number], lengths, blobs)  # type: ignore[arg-type]
+        if max(place.frame, *(blob.frame for blob in blobs), 0) >= self._frames:
+            raise DamagedPackError("the directory of the pack is damaged")
+        return place
 
-    def start(self, trace_id: str) -> int:
+    def start(self, number: int) -> int:
         """Return the index of a trace's first byte in the content of its frame.
 
         Args:
-            trace_id: an id of `trace_ids`.
+            number: the trace's index in `trace_ids`.
         """
-        number = self._index[trace_id]
         frame = self._frame_of[number]
         starts = self._starts.get(frame)
         if starts is None:
             numbers = [number for number, other in enumerate(self._frame_of) if other == frame]
-            first = _FRAME_COLUMNS * self._frames + self._traces
+            first = FRAME_COLUMNS * self._frames + self._traces
             lengths = (
                 sum(self._numbers[first + number : first + 4 * self._traces : self._traces]) for number in numbers
             )
             starts = self._starts[frame] = dict(zip(numbers, accumulate(lengths, initial=0), strict=False))
         return starts[number]
 
-    def _frames_of(self, place: TracePlace) -> Iterator[int]:
-        yield from {blob.frame for blob in place.blobs}
+    def frames_of(self, place: TracePlace) -> Iterator[int]:
+        """Yield the numbers of the frames that a trace is read from; one of base64 can come twice.
+
+        Args:
+            place: the trace's place.
+
+        Raises:
+            DamagedPackError: the directory is not what was written.
+        """
+        yield from (blob.frame for blob in place.blobs)
         frame: int | None = place.frame
         while frame is not None:
             yield frame
@@ -238,8 +191,8 @@ class Directory:
         Raises:
             DamagedPackError: the directory is not what was written.
         """
-        places = (self.place(trace_id) for trace_id in trace_ids if trace_id in self._index)
-        return [self.part(frame) for frame in sorted({frame for place in places for frame in self._frames_of(place)})]
+        places = (self.place(number) for _, number in self._known(trace_ids))
+        return [self.part(frame) for frame in sorted({frame for place in places for frame in self.frames_of(place)})]
 
     def documents_of(
         self, trace_ids: Collection[str], parts: Mapping[Part, bytes]
@@ -251,11 +204,9 @@ class Directory:
             parts: the content of each part that `parts_of` returned.
         """
         contents = Contents(self, parts)
-        for trace_id in trace_ids:
-            if trace_id not in self._index:
-                continue
+        for trace_id, number in self._known(trace_ids):
             try:
-                documents: Documents | DamagedPackError = contents.documents(trace_id)
+                documents: Documents | DamagedPackError = contents.documents(number)
             except DamagedPackError as error:
                 documents = error
             except KeyError:
@@ -277,31 +228,46 @@ class Contents:
         self._contents: dict[int, bytes | DamagedPackError] = {}
         self._kept_bytes = 0
 
-    def documents(self, trace_id: str) -> Documents:
+    def documents(self, number: int) -> Documents:
         """Return a trace's documents.
 
         Args:
-            trace_id: an id of the directory.
+            number: the trace's index in the directory's `trace_ids`.
 
         Raises:
             DamagedPackError: a frame that they are read from is damaged.
             KeyError: a part that they are read from is missing.
         """
-        place = self._directory.place(trace_id)
-        text = self.content(place.frame)
-        start = self._directory.start(trace_id)
-        if start + sum(length or 0 for length in place.lengths) > len(text):
-            raise DamagedPackError("the directory of the pack does not fit its data")
+        place = self._directory.place(number)
+        text = self.text(number)
+        start = 0
         documents: list[bytes | None] = []
-        for number, length in enumerate(place.lengths):
+        for document, length in enumerate(place.lengths):
             if length is None:
                 documents.append(None)
                 continue
-            document = text[start : start + length]
-            blobs = [(blob.position, self.content(blob.frame)) for blob in place.blobs if blob.document == number]
-            documents.append(spliced(document, blobs) if blobs else document)
+            blobs = [(blob.position, self.content(blob.frame)) for blob in place.blobs if blob.document == document]
+            documents.append(spliced(text[start : start + length], blobs))
             start += length
         return tuple(documents)  # type: ignore[return-value]
+
+    def text(self, number: int) -> bytes:
+        """Return a trace's documents without their base64, one after the other.
+
+        Args:
+            number: the trace's index in the directory's `trace_ids`.
+
+        Raises:
+            DamagedPackError: a frame that they are read from is damaged.
+            KeyError: a part that they are read from is missing.
+        """
+        place = self._directory.place(number)
+        start = self._directory.start(number)
+        length = sum(length or 0 for length in place.lengths)
+        text = self.content(place.frame)[start : start + length]
+        if len(text) != length:
+            raise DamagedPackError("the directory of the pack does not fit its data")
+        return text
 
     def content(self, frame: int) -> bytes:
         """Return the content of a frame; of one of base64, the base64.
@@ -329,14 +295,25 @@ class Contents:
         stored = self._parts[part]
         if len(stored) != part.length or crc32(stored) != frame.checksum:
             raise DamagedPackError("a frame of the pack is damaged")
-        prefix = b""
-        if frame.prefix:
-            text = self.content(frame.prefix.frame)
-            prefix = text[frame.prefix.start : frame.prefix.start + frame.prefix.length]
-            if len(prefix) != frame.prefix.length:
-                raise DamagedPackError("the directory of the pack does not fit its data")
-        content = zstd.decompress(stored, frame.raw_length, prefix)
+        content = zstd.decompress(stored, frame.raw_length, self.prefix(frame))
         return b64encode(content) if frame.kind is FrameKind.DECODED_BLOB else content
+
+    def prefix(self, frame: FrameEntry) -> bytes:
+        """Return the text that a frame was compressed against.
+
+        Args:
+            frame: the frame.
+
+        Raises:
+            DamagedPackError: the frame that has the text is damaged.
+            KeyError: a part is missing.
+        """
+        if frame.prefix is None:
+            return b""
+        text = self.content(frame.prefix.frame)[frame.prefix.start : frame.prefix.start + frame.prefix.length]
+        if len(text) != frame.prefix.length:
+            raise DamagedPackError("the directory of the pack does not fit its data")
+        return text
 
     def _keep(self, frame: int, content: bytes | DamagedPackError) -> None:
         self._contents[frame] = content
@@ -345,14 +322,3 @@ class Contents:
             oldest = next(iter(self._contents))
             dropped = self._contents.pop(oldest)
             self._kept_bytes -= 0 if isinstance(dropped, DamagedPackError) else len(dropped)
-
-
-def _from_planes(columns: bytes, count: int) -> array[int]:
-    plain = bytearray(4 * count)
-    for plane in range(4):
-        plain[plane::4] = columns[plane * count : (plane + 1) * count]
-    numbers = array("I")
-    numbers.frombytes(plain)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers

@@ -75,13 +75,11 @@ class TracePlace(NamedTuple):
     """Where a trace's documents are.
 
     Args:
-        trace_id: the trace's id.
         frame: the number of the frame that has the documents without their base64, one after the other.
         lengths: the number of bytes of each document without its base64; None for a document that is not there.
         blobs: the places of base64, by document and position.
     """
 
-    trace_id: str
     frame: int
     lengths: tuple[int | None, int | None, int | None, int | None]
     blobs: tuple[BlobPlace, ...]

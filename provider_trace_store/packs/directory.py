@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from array import array
     from collections.abc import Collection, Iterator, Mapping
 
+_KINDS: Final = {int(kind): kind for kind in FrameKind}
+
 # For more ids than these, all ids of the directory are decoded once.
 _FEW_IDS: Final = 4
 
@@ -101,13 +103,14 @@ class Directory:
         Raises:
             DamagedPackError: the directory is not what was written.
         """
-        length, raw_length, checksum, prefix_frame, start, prefix_length = (
-            self._numbers[column * self._frames + number] for column in range(FRAME_COLUMNS)
-        )
-        if prefix_frame > number or self._kinds[number] > max(FrameKind):
+        length, raw_length, checksum, prefix_frame, start, prefix_length = self._numbers[
+            number : FRAME_COLUMNS * self._frames : self._frames
+        ]
+        kind = _KINDS.get(self._kinds[number])
+        if prefix_frame > number or kind is None:
             raise DamagedPackError("the directory of the pack is damaged")
         prefix = Prefix(prefix_frame - 1, start, prefix_length) if prefix_frame else None
-        return FrameEntry(FrameKind(self._kinds[number]), length, raw_length, checksum, prefix)
+        return FrameEntry(kind, length, raw_length, checksum, prefix)
 
     def part(self, frame: int) -> Part:
         """Return the part of the data that a frame is.
@@ -158,7 +161,7 @@ class Directory:
         frame = self._frame_of[number]
         starts = self._starts.get(frame)
         if starts is None:
-            numbers = [number for number, other in enumerate(self._frame_of) if other == frame]
+            numbers = _indexes(self._frame_of, frame)
             first = FRAME_COLUMNS * self._frames + self._traces
             lengths = (
                 sum(self._numbers[first + number : first + 4 * self._traces : self._traces]) for number in numbers
@@ -203,8 +206,9 @@ class Directory:
             trace_ids: ids; those that the pack does not have are left out, and those that a missing part is needed for.
             parts: the content of each part that `parts_of` returned.
         """
-        contents = Contents(self, parts)
-        for trace_id, number in self._known(trace_ids):
+        known = self._known(trace_ids)
+        contents = Contents(self, parts, [number for _, number in known] if len(known) <= _FEW_IDS else ())
+        for trace_id, number in known:
             try:
                 documents: Documents | DamagedPackError = contents.documents(number)
             except DamagedPackError as error:
@@ -220,13 +224,25 @@ class Contents:
     Args:
         directory: the pack's directory.
         parts: the bytes of the frames.
+        wanted: the indexes of the traces that are read, if they are few: frames are decompressed as far as these need.
     """
 
-    def __init__(self, directory: Directory, parts: Mapping[Part, bytes]) -> None:
+    def __init__(self, directory: Directory, parts: Mapping[Part, bytes], wanted: Collection[int] = ()) -> None:
         self._directory = directory
         self._parts = parts
         self._contents: dict[int, bytes | DamagedPackError] = {}
         self._kept_bytes = 0
+        # How far each frame is decompressed, where that is not to its end.
+        self._needed: dict[int, int] = {}
+        for number in wanted:
+            place = directory.place(number)
+            self._need(place.frame, directory.start(number) + sum(length or 0 for length in place.lengths))
+
+    def _need(self, frame: int, length: int) -> None:
+        self._needed[frame] = max(length, self._needed.get(frame, 0))
+        prefix = self._directory.frame(frame).prefix
+        if prefix:
+            self._need(prefix.frame, prefix.start + prefix.length)
 
     def documents(self, number: int) -> Documents:
         """Return a trace's documents.
@@ -279,8 +295,11 @@ class Contents:
             DamagedPackError: the frame, or the one that has its prefix, is damaged.
             KeyError: a part is missing.
         """
-        content = self._contents.get(frame)
-        if content is None:
+        content = self._contents.pop(frame, None)
+        if content is not None:
+            # The contents that were used last are kept.
+            self._contents[frame] = content
+        else:
             try:
                 content = self._read(frame)
             except DamagedPackError as error:
@@ -295,7 +314,7 @@ class Contents:
         stored = self._parts[part]
         if len(stored) != part.length or crc32(stored) != frame.checksum:
             raise DamagedPackError("a frame of the pack is damaged")
-        content = zstd.decompress(stored, frame.raw_length, self.prefix(frame))
+        content = zstd.decompress(stored, frame.raw_length, self.prefix(frame), self._needed.get(number))
         return b64encode(content) if frame.kind is FrameKind.DECODED_BLOB else content
 
     def prefix(self, frame: FrameEntry) -> bytes:
@@ -322,3 +341,12 @@ class Contents:
             oldest = next(iter(self._contents))
             dropped = self._contents.pop(oldest)
             self._kept_bytes -= 0 if isinstance(dropped, DamagedPackError) else len(dropped)
+
+
+def _indexes(column: array[int], wanted: int) -> list[int]:
+    found: list[int] = []
+    start = 0
+    for _ in range(column.count(wanted)):
+        found.append(column.index(wanted, start))
+        start = found[-1] + 1
+    return found

@@ -68,13 +68,15 @@ def size_with(content: bytes, dictionary: Any = None) -> int:  # noqa: ANN401
     return len(_library().compress(content, level=1, zstd_dict=dictionary and dictionary.as_digested_dict))
 
 
-def decompress(frame: bytes, length: int, prefix: bytes = b"") -> bytes:
-    """Return a frame's content.
+def decompress(frame: bytes, length: int, prefix: bytes = b"", needed: int | None = None) -> bytes:
+    """Return a frame's content, or the start of it.
 
     Args:
         frame: as `compress` returned it.
         length: the number of bytes of the content; no more are ever made.
         prefix: as it was given to `compress`.
+        needed: the number of bytes that are needed; below `length`, only these are made, without a look at zstd's
+            checksum.
 
     Raises:
         DamagedPackError: the frame is damaged, or has content of another length.
@@ -83,13 +85,15 @@ def decompress(frame: bytes, length: int, prefix: bytes = b"") -> bytes:
     zstd = _library()
     dictionary = raw_dictionary(prefix)
     decompressor = zstd.ZstdDecompressor(zstd_dict=dictionary and dictionary.as_prefix)
+    is_part = needed is not None and needed < length
+    wanted = needed if needed is not None and is_part else length
     try:
-        content = bytes(decompressor.decompress(frame, length))
-        if not decompressor.eof and len(content) == length:
+        content = bytes(decompressor.decompress(frame, wanted))
+        if not is_part and not decompressor.eof and len(content) == length:
             # The checksum can remain to be read when all content is there.
             content += decompressor.decompress(b"", 1)
     except (zstd.ZstdError, EOFError):
         raise DamagedPackError("a frame of the pack is damaged") from None
-    if len(content) != length or not decompressor.eof or decompressor.unused_data:
+    if len(content) != wanted or not (is_part or decompressor.eof) or decompressor.unused_data:
         raise DamagedPackError("a frame of the pack is damaged")
     return content

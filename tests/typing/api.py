@@ -29,6 +29,7 @@ from provider_trace_store import (
     MetadataPage,
     MigrationError,
     MigrationLockError,
+    PackSupportMissingError,
     PoolerSettingError,
     ProviderTrace,
     ProviderTraceConflictError,
@@ -292,6 +293,7 @@ def errors(repository: ProviderTraceRepository, trace: ProviderTrace) -> None:
     ]
     ours: list[type[ProviderTraceStoreError]] = [
         MigrationError,
+        PackSupportMissingError,
         PoolerSettingError,
         ProviderTraceConflictError,
         ProviderTraceRejectedError,

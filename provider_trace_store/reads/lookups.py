@@ -84,6 +84,10 @@ class Reader:
         """Return the whole trace of an id; None if there is none."""
         if text_problem(trace_id):
             return None
+        rows = self._rows(statements.full_by_id(self.dialect), trace_id=trace_id)
+        if rows:
+            return whole_of(rows[0]._asdict())
+        # This statement reads both tables: unpacking may have moved the trace since the other one.
         return self._one(statements.by_id(self.dialect), trace_id=trace_id)
 
     def get_by_step_id(self, step_id: str) -> ProviderTrace | None:
@@ -121,6 +125,7 @@ class Reader:
 
     def _one(self, statement: Select[Any], **parameters: str) -> ProviderTrace | None:
         """Return the only trace of a statement's result; TraceDecodingError if it cannot be read."""
+        missed: list[str] = []
         for _ in range(_TRIES):
             rows = self._rows(statement, **parameters)
             if not rows:

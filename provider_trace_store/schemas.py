@@ -233,8 +233,8 @@ class ProviderTraceMetadata(BaseProviderTrace):
     updated_at: Moment | None = None
 
     @property
-    def stored_as(self) -> Literal["full", "metadata"] | None:
-        """The table that a read found the trace in: `full` or `metadata`, and `full` if both tables have it.
+    def stored_as(self) -> Literal["full", "packed", "metadata"] | None:
+        """Where a read found the trace: `full`, `packed` or `metadata`, and `full` if both tables have it.
 
         It is None for an object that no read returned. It is not a field: it is not compared, not dumped and not an
         argument.

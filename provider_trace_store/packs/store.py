@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import UUID
 
-from sqlalchemy import bindparam, func, insert, select
+from sqlalchemy import Integer, LargeBinary, bindparam, func, insert, select
 from uuid_utils import uuid7
 
 from provider_trace_store.packs.format import DamagedPackError, Directory, Part
@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from datetime import datetime
 
-    from sqlalchemy import Connection, Select, Table
+    from sqlalchemy import ColumnElement, Connection, Select, Table
 
     from provider_trace_store.packs.format import Documents, Pack
 
 PACKS: Final = cast("Table", ProviderTracePackRecord.__table__)
+# The most ranges that one statement reads: PostgreSQL's results have at most 1,664 columns.
+_MAX_RANGES: Final = 64
 
 
 def new_pack_id() -> UUID:
@@ -29,7 +31,9 @@ def new_pack_id() -> UUID:
 
 
 def documents_of(
-    connection: Connection, wanted: Mapping[UUID, Collection[str]]
+    connection: Connection,
+    wanted: Mapping[UUID, Collection[str]],
+    directories: Mapping[UUID, bytes] | None = None,
 ) -> dict[str, Documents | DamagedPackError]:
     """Return the documents of packed traces by their ids, or the error for one whose part of a pack is damaged.
 
@@ -39,19 +43,23 @@ def documents_of(
     Args:
         connection: the connection to the database that has the packs.
         wanted: the ids of the wanted traces of each pack.
+        directories: the directories that the caller has read already; the others are read here, in one statement.
     """
+    stored = dict(directories or {})
+    if missing := [pack_id for pack_id in wanted if pack_id not in stored]:
+        of_missing = select(PACKS.c.id, PACKS.c.directory).where(PACKS.c.id.in_(missing))
+        stored |= {row.id: row.directory for row in connection.execute(of_missing)}
     found: dict[str, Documents | DamagedPackError] = {}
     for pack_id, trace_ids in wanted.items():
-        stored = connection.scalar(select(PACKS.c.directory).where(PACKS.c.id == pack_id))
-        if stored is None:
+        if pack_id not in stored:
             continue
         try:
-            directory = Directory(stored)
+            directory = Directory(stored[pack_id])
+            parts = _read(connection, pack_id, directory.parts_of(trace_ids))
+            if parts is not None:
+                found.update(directory.documents_of(trace_ids, parts))
         except DamagedPackError as error:
             found |= dict.fromkeys(trace_ids, error)
-            continue
-        parts = directory.parts_of(trace_ids)
-        found.update(directory.documents_of(trace_ids, _read(connection, pack_id, parts)))
     return found
 
 
@@ -80,17 +88,40 @@ def insert_pack(  # noqa: PLR0913  (one argument for each column)
     connection.execute(insert(PACKS), values)
 
 
-def _read(connection: Connection, pack_id: UUID, parts: list[Part]) -> dict[Part, bytes]:
-    if not parts:
-        return {}
-    parameters: dict[str, Any] = {"pack_id": pack_id}
-    for number, part in enumerate(parts):
-        parameters |= {f"start_{number}": part.start + 1, f"length_{number}": part.length}
-    row = connection.execute(_parts_statement(len(parts)), parameters).first()
-    return {} if row is None else dict(zip(parts, row, strict=True))
+def _read(connection: Connection, pack_id: UUID, parts: list[Part]) -> dict[Part, bytes] | None:
+    """Return the content of parts of a pack's data, which are in the order of the data; None if the pack is gone."""
+    ranges: list[list[Part]] = []
+    for part in parts:
+        if ranges and ranges[-1][-1].start + ranges[-1][-1].length == part.start:
+            ranges[-1].append(part)
+        else:
+            ranges.append([part])
+    found: dict[Part, bytes] = {}
+    for first in range(0, len(ranges), _MAX_RANGES):
+        chunk = ranges[first : first + _MAX_RANGES]
+        parameters: dict[str, Any] = {"pack_id": pack_id}
+        for number, adjacent in enumerate(chunk):
+            start = adjacent[0].start
+            length = adjacent[-1].start + adjacent[-1].length - start
+            parameters |= {f"start_{number}": start + 1, f"length_{number}": length}
+        row = connection.execute(_ranges_statement(len(chunk)), parameters).first()
+        if row is None:
+            return None
+        for adjacent, content in zip(chunk, row, strict=True):
+            start = adjacent[0].start
+            # Slices of a `bytes` copy: a range of one part, the usual case, is not sliced.
+            found |= {
+                part: content if len(adjacent) == 1 else content[part.start - start : part.start - start + part.length]
+                for part in adjacent
+            }
+    return found
 
 
 @cache
-def _parts_statement(count: int) -> Select[Any]:
-    columns = (func.substr(PACKS.c.data, bindparam(f"start_{n}"), bindparam(f"length_{n}")) for n in range(count))
+def _ranges_statement(count: int) -> Select[Any]:
+    columns: list[ColumnElement[Any]] = []
+    for number in range(count):
+        start = bindparam(f"start_{number}", type_=Integer)
+        length = bindparam(f"length_{number}", type_=Integer)
+        columns.append(func.substr(PACKS.c.data, start, length, type_=LargeBinary))
     return select(*columns).where(PACKS.c.id == bindparam("pack_id"))

@@ -68,25 +68,27 @@ def readable_metadata(rows: Sequence[Sequence[Any]], dialect: str) -> Readable[P
     return found
 
 
-def whole_of(values: dict[str, Any]) -> ProviderTrace:
-    """Return the full trace of a row; TraceDecodingError if a value cannot be read.
+def whole_of(values: dict[str, Any], packed: Collection[str] = ()) -> ProviderTrace:
+    """Return the whole trace of a row; TraceDecodingError if a value cannot be read.
 
     Args:
         values: the values of `FULL.fields` by their names, as the driver returns them.
+        packed: the names of the documents that come from a pack: their values are bytes of text in UTF-8.
     """
     fields = tuple(values)
     row = tuple(values.values())
     try:
         _check_texts(fields, row)
         for name in FULL.documents:
-            values[name] = _document(values[name])
+            stored = values[name]
+            values[name] = decode(stored) if name in packed and stored is not None else _document(stored)
         created_at, updated_at = values["created_at"], values["updated_at"]
         values["created_at"] = NO_DATE if created_at is None else moment_of(created_at)
         values["updated_at"] = None if updated_at is None else moment_of(updated_at)
         return _built(ProviderTrace, values, set(values))
     except _UNREADABLE:
         pass  # raised below, so that the error of the value is not chained
-    raise _error_of(fields, row, _unreadable_field(fields, row))
+    raise _error_of(fields, row, _unreadable_field(fields, row, packed))
 
 
 def _check_texts(fields: Sequence[str], row: Sequence[Any]) -> None:
@@ -101,7 +103,7 @@ def _document(stored: object) -> Any:  # noqa: ANN401  (a document is of any typ
     return None if stored is None else decode(str(stored))
 
 
-def _unreadable_field(fields: Sequence[str], row: Sequence[Any]) -> str | None:
+def _unreadable_field(fields: Sequence[str], row: Sequence[Any], packed: Collection[str] = ()) -> str | None:
     """Return the first field whose value cannot be read, or None."""
     for name, value in zip(fields, row, strict=False):
         try:
@@ -109,6 +111,8 @@ def _unreadable_field(fields: Sequence[str], row: Sequence[Any]) -> str | None:
                 continue
             if name in MOMENTS:
                 moment_of(value)
+            elif name in packed:
+                decode(value)
             elif name in DOCUMENTS:
                 _document(value)
             elif not isinstance(value, str):

@@ -119,7 +119,7 @@ class PageShape(NamedTuple):
         where: the conditions.
         columns: the fields to select; `id` and `created_at` are among them.
         order: whether the newest or the oldest traces come first.
-        kinds: the tables to read.
+        is_whole: whether only whole traces are read: the full ones and the packed ones.
         has_cursor: whether the page starts after the row with the date `:after_at` and the id `:after_id`.
         has_undated_cursor: whether that row is sorted among the rows without a date.
         has_text_moments: whether `updated_at` comes as text in the form of ISO 8601: PostgreSQL has dates that Python
@@ -129,7 +129,7 @@ class PageShape(NamedTuple):
     where: Shape
     columns: tuple[str, ...]
     order: Order
-    kinds: tuple[Kind, ...]
+    is_whole: bool = False
     has_cursor: bool = False
     has_undated_cursor: bool = False
     has_text_moments: bool = False
@@ -137,14 +137,14 @@ class PageShape(NamedTuple):
 
 @lru_cache(maxsize=256)
 def page(shape: PageShape) -> Select[Any]:
-    """Return the statement that selects the next `:rows` rows, each with the name of its kind as `stored_as`.
+    """Return the statement that selects the next `:rows` rows, each with `stored_as`.
 
     A trace that is in both tables comes as two rows, one after the other. Each table is read for `:rows` rows at
     most. Dates and documents come as the driver returns them: SQLAlchemy would take longer to convert a row than the
     database takes to read it.
     """
     part = _sorted_page if shape.where.has_key else _scanned_page
-    branches = [part(shape, kind) for kind in shape.kinds]
+    branches = [part(shape, kind) for kind in KINDS]
     if shape.where.has_undated:
         branches.append(_undated_page(shape))
     # Each branch is a subquery: SQLite allows no LIMIT inside of a UNION.
@@ -240,7 +240,9 @@ def _undated_page(shape: PageShape) -> Select[Any]:
 def _page_of(shape: PageShape, kind: Kind, created_at: ColumnElement[Any]) -> Select[Any]:
     columns = [(created_at if name == "created_at" else _column(kind, name)).label(name) for name in shape.columns]
     walked = _column(kind, shape.where.index_column).label("walked")
-    return select(*columns, stored_as(kind), walked).limit(_ROWS)
+    pack_id = _TABLES[kind].c.get("pack_id")
+    statement = select(*columns, stored_as(kind, pack_id), walked).limit(_ROWS)
+    return statement.where(pack_id.is_not(None)) if shape.is_whole and pack_id is not None else statement
 
 
 def _values(where: Shape, kind: Kind, field: str, *, is_dated: bool = True) -> Select[Any]:

@@ -18,7 +18,7 @@ from provider_trace_store.reads.filters import selection_of
 from provider_trace_store.reads.page_statements import DAY, CountField, Order, PageShape, Shape
 from provider_trace_store.schemas import MetadataPage, TracePage
 from provider_trace_store.tables import moments
-from provider_trace_store.tables.kinds import FULL, KIND_NAMED, KINDS, METADATA
+from provider_trace_store.tables.kinds import FULL, METADATA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from provider_trace_store.reads.filters import Selection
     from provider_trace_store.reads.lookups import Reader
     from provider_trace_store.schemas import ProviderTraceMetadata
-    from provider_trace_store.tables.kinds import Kind
 
     # A row of SQLAlchemy's, of which only a tuple's methods are used.
     _Row = Sequence[Any]
@@ -45,13 +44,13 @@ class Scan(NamedTuple):
         selection: the traces to read.
         order: whether the newest or the oldest traces come first.
         columns: the fields to read, `id` and `created_at` among them; each row has `stored_as` after them.
-        kinds: the tables to read.
+        is_whole: whether only whole traces are read: the full ones and the packed ones.
     """
 
     selection: Selection
     order: Order
     columns: tuple[str, ...]
-    kinds: tuple[Kind, ...]
+    is_whole: bool = False
 
     @property
     def key_indexes(self) -> tuple[int, int]:
@@ -88,7 +87,7 @@ class Pages:
         return MetadataPage(tuple(found), next_cursor, log_unreadable(unreadable))
 
     def list_by_run_id(self, run_id: str, limit: int, cursor: str | None) -> TracePage:
-        """Return a page of the full traces of a run, oldest first.
+        """Return a page of the whole traces of a run, oldest first.
 
         Args:
             run_id: the run.
@@ -102,7 +101,7 @@ class Pages:
         """
         if not isinstance(run_id, str):
             raise InvalidFilterError("run_id", "must be text")
-        scan = Scan(selection_of(run_id=run_id), "oldest", ("id", "created_at"), (FULL,))
+        scan = Scan(selection_of(run_id=run_id), "oldest", ("id", "created_at"), is_whole=True)
         rows, next_cursor = self._page("traces", scan, limit, cursor)
         # The bodies are read by id, so that only the bodies of the page's rows are read, and not those of all rows that
         # the page is sorted from.
@@ -189,7 +188,7 @@ class Pages:
 
     def _select(self, scan: Scan, rows: int, after: Position | None) -> Sequence[_Row]:
         where, parameters = self._where(scan.selection)
-        shape = PageShape(where, scan.columns, scan.order, scan.kinds)
+        shape = PageShape(where, scan.columns, scan.order, scan.is_whole)
         if after is not None:
             if isinstance(after.stored_at, str) and not where.is_sqlite:
                 raise InvalidCursorError  # made on SQLite, where a date is text
@@ -242,7 +241,7 @@ class Pages:
 def _metadata_scan(selection: Selection, order: Order) -> Scan:
     if order not in get_args(Order):
         raise InvalidFilterError("order", f"must be one of {', '.join(get_args(Order))}")
-    return Scan(selection, order, METADATA.fields, KINDS)
+    return Scan(selection, order, METADATA.fields)
 
 
 def _merged(scan: Scan, taken: list[_Row], rows: Sequence[_Row]) -> list[_Row]:
@@ -261,7 +260,7 @@ def _merged(scan: Scan, taken: list[_Row], rows: Sequence[_Row]) -> list[_Row]:
         if row[place_of_id] != last_id or row[place_of_date] != taken[-1][place_of_date]:
             taken.append(row)
             last_id = row[place_of_id]
-        elif KIND_NAMED[row[-1]].keeps_bodies:
+        elif row[-1] == FULL.name:
             taken[-1] = row
     return taken
 

@@ -1,13 +1,33 @@
-"""The statements that read one trace, some traces by id, or the traces of one step."""
+"""The statements that read one trace, some traces by id, or the traces of one step.
+
+Whole traces are read from `provider_traces`, and from the rows of metadata that have a pack, in one statement: packing
+moves a trace in one transaction, so each statement finds it in one place or the other.
+"""
 
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import String, Text, bindparam, cast, false, literal_column, select, text, type_coerce, union_all
+from sqlalchemy import (
+    LargeBinary,
+    String,
+    Text,
+    Uuid,
+    bindparam,
+    case,
+    cast,
+    false,
+    literal_column,
+    null,
+    select,
+    text,
+    type_coerce,
+    union_all,
+)
 from sqlalchemy.types import NullType
 
+from provider_trace_store.packs.store import PACKS
 from provider_trace_store.tables.ids import is_among
 from provider_trace_store.tables.kinds import FULL, KINDS, METADATA
 from provider_trace_store.tables.moments import UtcDateTime
@@ -21,30 +41,54 @@ if TYPE_CHECKING:
     from provider_trace_store.tables.ids import Lookup
     from provider_trace_store.tables.kinds import Kind
 
+_IS_OF_PACK: Final = PACKS.c.id == METADATA.columns["pack_id"]
+
 # Each statement is built once, and selects columns rather than mapped objects: to build a statement of twenty columns,
 # or to load an object with the ORM, takes as long as the server needs for the statement.
 
 
 @cache
-def by_id(dialect: str) -> Select[Any]:
-    """Return the statement that selects the full trace of `:trace_id`.
+def full_by_id(dialect: str) -> Select[Any]:
+    """Return the statement that selects the fields of the full trace of `:trace_id`, without `pack_id`.
 
-    The values of this statement, and of the others here, come as the driver returns them: see `unconverted`.
+    `by_id` takes PostgreSQL 65 us longer: it is for ids that this statement does not find.
 
     Args:
         dialect: SQLAlchemy's name of the database.
     """
-    return _whole(dialect).where(FULL.columns["id"] == bindparam("trace_id"))
+    return _full(dialect).where(FULL.columns["id"] == bindparam("trace_id"))
+
+
+@cache
+def by_id(dialect: str) -> Select[Any]:
+    """Return the statement that selects the whole trace of `:trace_id`, and the `directory` of its pack.
+
+    The values of this statement, and of the others here, come as the driver returns them: see `unconverted`. Each
+    statement of whole traces also selects `pack_id`, which is None for a row of `provider_traces`; the documents of a
+    packed trace are NULL. A trace that is in both tables comes as two rows.
+
+    Args:
+        dialect: SQLAlchemy's name of the database.
+    """
+    full = _whole(dialect).add_columns(cast(null(), LargeBinary).label("directory"))
+    packed = _packed(dialect).add_columns(PACKS.c.directory).outerjoin_from(METADATA.table, PACKS, _IS_OF_PACK)
+    return _both(
+        full.where(FULL.columns["id"] == bindparam("trace_id")),
+        _newest(packed.where(METADATA.columns["id"] == bindparam("trace_id")), METADATA),
+    )
 
 
 @cache
 def by_ids(lookup: Lookup) -> Select[Any]:
-    """Return the statement that selects the full traces of several ids.
+    """Return the statement that selects the whole traces of several ids.
 
     Args:
         lookup: how the statement gets the ids; `lookup_for` returns it with the parameter.
     """
-    return _whole(lookup.dialect).where(is_among(FULL, lookup))
+    return _both(
+        _whole(lookup.dialect).where(is_among(FULL, lookup)),
+        _packed(lookup.dialect).where(is_among(METADATA, lookup)),
+    )
 
 
 @cache
@@ -59,25 +103,33 @@ def metadata_by_id(dialect: str) -> Select[Any]:
     """
     branches = []
     for kind in KINDS:
-        statement = _visible(kind, METADATA.fields).add_columns(stored_as(kind))
+        statement = _visible(kind, METADATA.fields).add_columns(stored_as(kind, kind.columns.get("pack_id")))
         branches.append(_newest(statement.where(kind.columns["id"] == bindparam("trace_id")), kind))
     both = union_all(*(select(branch.subquery()) for branch in branches)).subquery()
-    # "full" comes before "metadata".
+    # "full" comes before the others.
     return select(*(unconverted(column, dialect) for column in both.c)).order_by(both.c.stored_as).limit(1)
 
 
 @cache
 def by_step_id(dialect: str) -> Select[Any]:
-    """Return the statement that selects the full traces of `:step_id`, oldest first; argument as for `by_id`."""
-    # Rows without a date, which adopted tables may have, count as the oldest.
-    created_at = FULL.columns["created_at"]
-    return _of_step(dialect).order_by(created_at.is_not(None), created_at, FULL.columns["id"])
+    """Return the statement that selects the whole traces of `:step_id`, oldest first; argument as for `by_id`."""
+    both = _both(_of_step(_whole(dialect), FULL), _of_step(_packed(dialect), METADATA))
+    columns = both.selected_columns
+    # Rows without a date, which adopted tables may have, count as the oldest. Of a trace in both tables, the full row
+    # comes first.
+    return both.order_by(columns.created_at.is_not(None), columns.created_at, columns.id, columns.pack_id.is_not(None))
 
 
 @cache
 def newest_by_step_id(dialect: str) -> Select[Any]:
-    """Return the statement that selects the newest full trace of `:step_id`; argument as for `by_id`."""
-    return _newest(_of_step(dialect), FULL)
+    """Return the statement that selects the newest whole trace of `:step_id`; argument as for `by_id`."""
+    both = _both(
+        _newest(_of_step(_whole(dialect), FULL), FULL), _newest(_of_step(_packed(dialect), METADATA), METADATA)
+    )
+    columns = both.selected_columns
+    return both.order_by(
+        columns.created_at.is_(None), columns.created_at.desc(), columns.id.desc(), columns.pack_id.is_not(None)
+    ).limit(1)
 
 
 @cache
@@ -89,9 +141,17 @@ def partitioned() -> TextClause:
     )
 
 
-def stored_as(kind: Kind) -> ColumnElement[str]:
-    """Return a column with the name of a kind, as every row of its table has it."""
-    return literal_column(f"'{kind.name}'", String).label("stored_as")
+def stored_as(kind: Kind, pack_id: ColumnElement[Any] | None) -> ColumnElement[str]:
+    """Return a column that says where the trace of a row is stored: the name of the kind, or `packed`.
+
+    Args:
+        kind: the table.
+        pack_id: the table's column of that name; None for a table without one.
+    """
+    name: ColumnElement[str] = literal_column(f"'{kind.name}'", String)
+    if pack_id is not None:
+        name = case((pack_id.is_(None), name), else_=literal_column("'packed'", String))
+    return name.label("stored_as")
 
 
 def unconverted(column: ColumnElement[Any], dialect: str) -> ColumnElement[Any]:
@@ -114,8 +174,8 @@ def unconverted(column: ColumnElement[Any], dialect: str) -> ColumnElement[Any]:
     return column
 
 
-def _of_step(dialect: str) -> Select[Any]:
-    return _whole(dialect).where(FULL.columns["step_id"] == bindparam("step_id"))
+def _of_step(statement: Select[Any], kind: Kind) -> Select[Any]:
+    return statement.where(kind.columns["step_id"] == bindparam("step_id"))
 
 
 def _visible(kind: Kind, fields: Collection[str]) -> Select[Any]:
@@ -126,10 +186,33 @@ def _visible(kind: Kind, fields: Collection[str]) -> Select[Any]:
 
 
 def _whole(dialect: str) -> Select[Any]:
-    whole = _visible(FULL, FULL.fields)
-    return whole.with_only_columns(
-        *(unconverted(column, dialect).label(column.name) for column in whole.selected_columns)
+    return _full(dialect).add_columns(cast(null(), Uuid).label("pack_id"))
+
+
+def _full(dialect: str) -> Select[Any]:
+    """Return the statement that selects the visible rows of `provider_traces`."""
+    full = _visible(FULL, FULL.fields)
+    return full.with_only_columns(
+        *(unconverted(column, dialect).label(column.name) for column in full.selected_columns)
     )
+
+
+def _packed(dialect: str) -> Select[Any]:
+    """Return the statement that selects the visible rows of packed traces, with the columns of `_whole`."""
+    pack_id = METADATA.columns["pack_id"]
+    visible = _visible(METADATA, METADATA.fields).where(pack_id.is_not(None))
+    stored = visible.selected_columns
+    columns = (
+        (unconverted(stored[name], dialect) if name in stored else cast(null(), Text)).label(name)
+        for name in FULL.fields
+    )
+    return visible.with_only_columns(*columns, pack_id)
+
+
+def _both(full: Select[Any], packed: Select[Any]) -> Select[Any]:
+    """Return the statement that selects the rows of two statements."""
+    # Each is a subquery: SQLite allows no LIMIT inside of a UNION.
+    return select(union_all(select(full.subquery()), select(packed.subquery())).subquery())
 
 
 def _newest(statement: Select[Any], kind: Kind) -> Select[Any]:

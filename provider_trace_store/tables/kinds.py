@@ -21,7 +21,7 @@ class Kind:
     """One of the two tables, with everything that depends on the table.
 
     Args:
-        name: the value of `stored_as` of a trace that is read from the table.
+        name: the value of `stored_as` of a trace that is read from the table, unless it is packed.
         record: the mapped class of the table.
         schema: the class of a trace that is read from the table.
         keeps_bodies: whether a row has the request and the response.
@@ -79,7 +79,6 @@ METADATA: Final = Kind(
     "metadata", ProviderTraceMetadataRecord, ProviderTraceMetadata, keeps_bodies=False, takes_an_id_twice=True
 )
 KINDS: Final = (METADATA, FULL)
-KIND_NAMED: Final = {kind.name: kind for kind in KINDS}
 
 
 def kind_for(*, metadata_only: bool) -> Kind:

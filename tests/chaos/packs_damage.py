@@ -12,7 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from provider_trace_store.packs.format import DamagedPackError, without
-from tests.support.packs import packed, read, run_of
+from tests.support.made_packs import packed, read, run_of
 
 if TYPE_CHECKING:
     from provider_trace_store.packs.format import Documents, Pack

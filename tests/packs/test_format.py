@@ -15,7 +15,7 @@ from provider_trace_store.packs import zstd
 from provider_trace_store.packs.directory import Contents
 from provider_trace_store.packs.format import DamagedPackError, Directory, PackBuilder, without
 from tests.chaos.packs_damage import damage_packs
-from tests.support.packs import packed, read, run_of
+from tests.support.made_packs import packed, read, run_of
 
 if TYPE_CHECKING:
     from provider_trace_store.packs.format import Documents, Pack

@@ -96,7 +96,7 @@ def traces(moment: datetime, trace: ProviderTrace, metadata: ProviderTraceMetada
     assert_type(trace.run_id, str | None)
     assert_type(trace.created_by_id, str | None)
     assert_type(ProviderTraceMetadata.from_trace(trace), ProviderTraceMetadata)
-    assert_type(metadata.stored_as, Literal["full", "metadata"] | None)
+    assert_type(metadata.stored_as, Literal["full", "packed", "metadata"] | None)
     metadata.request_json  # type: ignore[attr-defined]  # noqa: B018  (metadata has no body)
     base: BaseProviderTrace = trace
     base = metadata

@@ -23,7 +23,7 @@ from provider_trace_store.database.drivers import (
     may_be_duplicate,
     write_error,
 )
-from provider_trace_store.database.transactions import ending_of, savepoint
+from provider_trace_store.database.transactions import ending_of, one_transaction, savepoint
 from provider_trace_store.errors import (
     PartitionMissingError,
     PrivilegeMissingError,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 class _IdIsStoredError(Exception):
-    """Takes the place of the driver's error if a look before the insert finds one of the ids stored.
+    """Takes the place of the driver's error if a look before or after the insert finds one of the ids stored.
 
     It is raised so that the rollback of the savepoint releases the locks of the ids.
     """
@@ -161,7 +161,7 @@ class _BulkWrite:
             rows = [*rows]
             ids = [row.trace_id for row in rows] if self._looks_first else None
         connection = self._store.connect(first.trace_id)
-        outcome = self._attempt(connection, rows, ids)
+        outcome = self._attempt(connection, rows, ids, chunk.rows)
         for _ in making:
             pass  # a statement that failed has not read all rows; `chunk.rows` must have them
         self._hints_left = _HINTS
@@ -183,7 +183,7 @@ class _BulkWrite:
             self._insert_one(rows[0])
         elif rows:
             ids = [row.trace_id for row in rows] if self._store.kind.takes_an_id_twice else None
-            self._finish(connection, rows, self._attempt(connection, rows, ids))
+            self._finish(connection, rows, self._attempt(connection, rows, ids, rows))
 
     def _finish(self, connection: Connection, rows: Sequence[Row], outcome: int | Exception) -> None:
         if isinstance(outcome, Exception):
@@ -191,7 +191,9 @@ class _BulkWrite:
         else:
             self._count_written(connection, rows, outcome)
 
-    def _attempt(self, connection: Connection, rows: Iterable[Row], ids: list[str] | None = None) -> int | Exception:
+    def _attempt(
+        self, connection: Connection, rows: Iterable[Row], ids: list[str] | None, inserted: Sequence[Row]
+    ) -> int | Exception:
         """Insert rows with different ids in one statement.
 
         Args:
@@ -199,6 +201,7 @@ class _BulkWrite:
             rows: read while the statement runs.
             ids: the ids to look for before the insert; None to insert without a look into a table that takes no id
                 twice.
+            inserted: has all rows, once they were read.
 
         Returns:
             The number of inserted rows, or -1 if the driver does not report it. If the statement failed, the driver's
@@ -206,11 +209,14 @@ class _BulkWrite:
         """
         store = self._store
         try:
-            with savepoint(connection), ids_locked(connection, store.kind, ids or ()):
+            with savepoint(connection), one_transaction(connection), ids_locked(connection, store.kind, ids or ()):
                 if ids and store.is_any_stored(connection, ids):
                     raise _IdIsStoredError  # noqa: TRY301  (the savepoint must see it)
                 insert = copy_in if self._uses_copy and can_copy(connection) else insert_many
-                return insert(connection, store.kind, rows)
+                count = insert(connection, store.kind, rows)
+                if store.is_any_packed(connection, inserted):
+                    raise _IdIsStoredError  # noqa: TRY301  (as above)
+                return count
         except _IdIsStoredError as error:
             return error
         except errors_of(connection) as error:

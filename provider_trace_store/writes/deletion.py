@@ -10,7 +10,7 @@ from sqlalchemy import literal, select, update
 from provider_trace_store.database.transactions import guarded, one_transaction
 from provider_trace_store.errors import ProviderTraceRejectedError
 from provider_trace_store.schemas import text_problem
-from provider_trace_store.tables.kinds import FULL, KINDS
+from provider_trace_store.tables.kinds import FULL, KINDS, METADATA
 from provider_trace_store.writes.single import connect
 
 if TYPE_CHECKING:
@@ -48,9 +48,11 @@ def mark(session: Session, trace_id: str, *, organization_id: str, actor_id: str
 
     def mark_all() -> bool:
         with one_transaction(connection):
-            # A trace may be in both tables: each is changed, also after one that had the trace.
-            marked = [_mark(connection, kind, trace_id, organization_id, changes) for kind in KINDS]
-        return any(marked)
+            # A trace may be in both tables: each is changed, also after one that had the trace. A trace that is being
+            # packed or unpacked moves to the other table while a statement waits for it: of the two tables, the full
+            # one is looked at before and after the other.
+            marked = [_mark(connection, kind, trace_id, organization_id, changes) for kind in (FULL, METADATA)]
+            return any(marked) or _mark(connection, FULL, trace_id, organization_id, changes)
 
     return guarded(mark_all, connection, trace_id, *(kind.table for kind in KINDS))
 

@@ -10,16 +10,19 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from provider_trace_store.database.catalog import columns_of_index
 from provider_trace_store.database.drivers import UNIQUE_VIOLATION, write_error
-from provider_trace_store.database.transactions import ending_of, guarded
+from provider_trace_store.database.transactions import ending_of, guarded, one_transaction
 from provider_trace_store.errors import (
     PartitionMissingError,
     ProviderTraceConflictError,
     ProviderTraceRejectedError,
+    ProviderTraceUnavailableError,
 )
 from provider_trace_store.tables.ids import have_uuid_form, lookup_for
+from provider_trace_store.tables.kinds import METADATA
 from provider_trace_store.writes import statements
 from provider_trace_store.writes.id_locks import ids_locked
 from provider_trace_store.writes.inserts import insert_one, insert_unless_taken
+from provider_trace_store.writes.packed import is_any_packed, packed_heads, same_packed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,8 +39,13 @@ if TYPE_CHECKING:
 _BYTES_AT_ONCE: Final = 4 * 2**20
 # How often a row is sent again whose id is taken by a row that cannot be seen.
 _TRIES: Final = 2
+_SERIALIZATION_FAILURE: Final = "40001"
 
 _Result = TypeVar("_Result")
+
+
+class _PackedError(ProviderTraceRejectedError):
+    """The id of a row that was inserted is that of a packed trace; it is raised so that the insert is rolled back."""
 
 
 class Found(NamedTuple):
@@ -111,15 +119,28 @@ class RowStore:
             connection: the session's connection, in a savepoint.
             trace_ids: at least one, and no more than one statement has rows.
         """
-        if have_uuid_form(trace_ids) and self._order_is_plain(connection):
+        if have_uuid_form(trace_ids) and _order_is_plain(connection, self.kind):
             ends = {"lowest": min(trace_ids), "highest": max(trace_ids)}
             if connection.execute(statements.any_stored_between(self.kind), ends).first() is None:
                 return False
         lookup, parameters = lookup_for(trace_ids, connection.dialect.name)
         return connection.execute(statements.any_stored_under(self.kind, lookup), parameters).first() is not None
 
+    def is_any_packed(self, connection: Connection, rows: Sequence[Row]) -> bool:
+        """Return whether the id of any of some rows, which were inserted just now, is that of a packed trace.
+
+        Args:
+            connection: the session's connection, in the savepoint of the insert.
+            rows: at least one, and no more than one statement has.
+        """
+        if not self.kind.keeps_bodies:
+            return False  # the row of metadata of a packed trace has the id already
+        return is_any_packed(connection, rows, order_is_plain=len(rows) > 1 and _order_is_plain(connection, METADATA))
+
     def find(self, connection: Connection, rows: Sequence[Row]) -> list[Found | None]:
         """Return, for each row, the stored row with its id, of any organization; None if the id is not stored.
+
+        For full traces, packed ones are looked for, too.
 
         Stored documents are read only for rows that are the same in all other fields, and a few MB at a time, because
         they may be large.
@@ -128,12 +149,9 @@ class RowStore:
             connection: the session's connection, in a savepoint.
             rows: at least one, and no more than one statement has.
         """
-        heads: defaultdict[str, list[StoredRow[Any]]] = defaultdict(list)
-        lookup, parameters = lookup_for({row.trace_id for row in rows}, connection.dialect.name)
-        for head in connection.execute(statements.heads_under(self.kind, lookup), parameters):
-            heads[head.id].append(head)
+        heads = self._heads(connection, {row.trace_id for row in rows})
         found: list[Found | None] = []
-        candidates = []
+        candidates: list[_Candidate] = []
         for row in rows:
             stored_heads = heads.get(row.trace_id)
             found.append(Found(stored_heads[0], is_same=False) if stored_heads else None)
@@ -144,28 +162,44 @@ class RowStore:
                     candidates.append((len(found) - 1, row, head))
                 else:
                     found[-1] = Found(head, is_same=True)
-        for part in _parts_by_size(candidates):
-            lookup, parameters = lookup_for({row.trace_id for _, row, _ in part}, connection.dialect.name)
-            result = connection.execute(statements.documents_under(self.kind, lookup), parameters)
-            documents = {(stored.id, stored.created_at): stored for stored in result}
+        packed = [candidate for candidate in candidates if _is_packed(candidate[2])]
+        in_table = [candidate for candidate in candidates if not _is_packed(candidate[2])]
+        for part in _parts_by_size(in_table, lambda candidate: candidate[2].size):
+            for index, head in self._same_in_table(connection, part):
+                found[index] = Found(head, is_same=True)
+        for part in _parts_by_size(packed, lambda candidate: candidate[1].size):
+            same = same_packed(connection, [(row, head) for _, row, head in part])
             for index, row, head in part:
-                stored = documents.get((head.id, head.created_at))
-                if stored is not None and self.kind.layout.has_same_documents(row, stored):
+                if row.trace_id in same:
                     found[index] = Found(head, is_same=True)
         return found
 
-    def _order_is_plain(self, connection: Connection) -> bool:
-        key = f"{__name__}.{connection.schema_for_object(self.kind.table)}.{self.kind.table.name}"
-        if key not in connection.info:
-            connection.info[key] = bool(connection.scalar(statements.order_is_plain(self.kind)))
-        return bool(connection.info[key])
+    def _heads(self, connection: Connection, trace_ids: set[str]) -> defaultdict[str, list[StoredRow[Any]]]:
+        heads: defaultdict[str, list[StoredRow[Any]]] = defaultdict(list)
+        lookup, parameters = lookup_for(trace_ids, connection.dialect.name)
+        stored = connection.execute(statements.heads_under(self.kind, lookup), parameters).all()
+        packed = packed_heads(connection, trace_ids) if self.kind.keeps_bodies else ()
+        for head in (*stored, *packed):
+            heads[head.id].append(head)
+        return heads
+
+    def _same_in_table(self, connection: Connection, part: list[_Candidate]) -> Iterator[tuple[int, StoredRow[Any]]]:
+        lookup, parameters = lookup_for({row.trace_id for _, row, _ in part}, connection.dialect.name)
+        result = connection.execute(statements.documents_under(self.kind, lookup), parameters)
+        documents = {(stored.id, stored.created_at): stored for stored in result}
+        for index, row, head in part:
+            stored = documents.get((head.id, head.created_at))
+            if stored is not None and self.kind.layout.has_same_documents(row, stored):
+                yield index, head
 
     def _insert(self, connection: Connection, row: Row) -> None:
-        with ids_locked(connection, self.kind, (row.trace_id,)):
+        with one_transaction(connection), ids_locked(connection, self.kind, (row.trace_id,)):
             if insert_one(connection, self.kind, row) == 0:
                 # The id is stored, or a trigger of the host's skipped the row. The error also releases the lock: a
                 # transaction that writes nothing must not make others wait.
                 raise ProviderTraceRejectedError(row.trace_id)
+            if self.is_any_packed(connection, [row]):
+                raise _PackedError(row.trace_id)
 
     def _same_after(
         self, rejection: ProviderTraceRejectedError, connection: Connection, row: Row
@@ -178,6 +212,9 @@ class RowStore:
         """
         if stored := self._same(connection, row):
             return stored
+        if isinstance(rejection, _PackedError):
+            # Its trace was unpacked or erased between the two looks.
+            raise ProviderTraceUnavailableError(row.trace_id, _SERIALIZATION_FAILURE)
         if not self._is_duplicate(rejection, connection):
             raise rejection
         for _ in range(_TRIES):
@@ -238,11 +275,22 @@ def connect(session: Session, kind: Kind, trace_id: str) -> Connection:
 _Candidate = tuple[int, "Row", "StoredRow[Any]"]
 
 
-def _parts_by_size(candidates: list[_Candidate]) -> Iterator[list[_Candidate]]:
+def _is_packed(head: StoredRow[Any]) -> bool:
+    return getattr(head, "pack_id", None) is not None
+
+
+def _order_is_plain(connection: Connection, kind: Kind) -> bool:
+    key = f"{__name__}.{connection.schema_for_object(kind.table)}.{kind.table.name}"
+    if key not in connection.info:
+        connection.info[key] = bool(connection.scalar(statements.order_is_plain(kind)))
+    return bool(connection.info[key])
+
+
+def _parts_by_size(candidates: list[_Candidate], size_of: Callable[[_Candidate], int]) -> Iterator[list[_Candidate]]:
     part: list[_Candidate] = []
     size = 0
     for candidate in candidates:
-        stored_size = candidate[2].size
+        stored_size = size_of(candidate)
         size += stored_size
         if part and size > _BYTES_AT_ONCE:
             yield part

@@ -1,0 +1,154 @@
+"""Packed traces, as the writes of full traces meet them: an id that is packed must not be stored a second time.
+
+A new row is inserted first, and then its id is looked for among the packed ones, in a statement of its own. The order
+matters: an INSERT waits for a transaction that is packing the id, and a statement sees only what was committed before
+it began. With one snapshot for all statements, REPEATABLE READ or SERIALIZABLE, the look does not see a trace that was
+packed after the snapshot. There, an insert into the table of metadata, which is undone, finds it: PostgreSQL reports a
+row with the same key that the snapshot hides as a serialization failure.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import String, Text, bindparam, cast, literal, literal_column, select
+
+from provider_trace_store.codec import same_document
+from provider_trace_store.database.drivers import errors_of, sqlstate_of
+from provider_trace_store.database.transactions import in_autocommit
+from provider_trace_store.packs.format import PACKED_DOCUMENTS, DamagedPackError
+from provider_trace_store.packs.store import documents_of
+from provider_trace_store.tables.ids import have_uuid_form, is_among, lookup_for
+from provider_trace_store.tables.kinds import FULL, METADATA
+from provider_trace_store.writes.inserts import insert_unless_taken
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from uuid import UUID
+
+    from sqlalchemy import ColumnElement, Connection, Select
+    from sqlalchemy import Row as StoredRow
+
+    from provider_trace_store.packs.format import Documents
+    from provider_trace_store.tables.ids import Lookup
+    from provider_trace_store.tables.rows import Row
+
+_IS_PACKED: Final[ColumnElement[bool]] = METADATA.columns["pack_id"].is_not(None)
+# The places in `Row.values` of a full trace of the values that its row of metadata has, too.
+_METADATA_PLACES: Final = tuple(FULL.layout.fields.index(name) for name in METADATA.layout.fields)
+_TAGS: Final = "agent_tags"
+_SERIALIZATION_FAILURE: Final = "40001"
+
+
+def is_any_packed(connection: Connection, rows: Sequence[Row], *, order_is_plain: bool) -> bool:
+    """Return whether the id of any of some rows, which were inserted just now, is that of a packed trace.
+
+    Args:
+        connection: the session's connection, in the savepoint of the insert.
+        rows: of full traces; at least one, and no more than one statement has.
+        order_is_plain: whether `statements.order_is_plain` holds for the table of metadata.
+
+    Raises:
+        DBAPIError: a serialization failure, if an id was packed after the transaction's snapshot.
+    """
+    trace_ids = [row.trace_id for row in rows]
+    found = None
+    if order_is_plain and len(rows) > 1 and have_uuid_form(trace_ids):
+        ends = {"lowest": min(trace_ids), "highest": max(trace_ids)}
+        found = connection.execute(_any_packed_between(connection.dialect.name), ends).one()
+    if found is None or found.is_packed:
+        lookup, parameters = lookup_for(trace_ids, connection.dialect.name)
+        found = connection.execute(_any_packed(lookup), parameters).one()
+    if not found.is_packed and not found.isolation.startswith("read ") and not in_autocommit(connection):
+        _fail_if_hidden(connection, rows)
+    return bool(found.is_packed)
+
+
+def packed_heads(connection: Connection, trace_ids: Collection[str]) -> Sequence[StoredRow[Any]]:
+    """Return the rows of metadata of the packed ones of some ids, of any organization and also if they are deleted.
+
+    The columns are those of `statements.heads_under`, and `pack_id` and `agent_tags` after them; `size` is 1, because
+    a full trace has documents.
+
+    Args:
+        connection: the session's connection, in a savepoint.
+        trace_ids: at least one, and no more than one statement has.
+    """
+    lookup, parameters = lookup_for(trace_ids, connection.dialect.name)
+    return connection.execute(_packed_heads(lookup), parameters).all()
+
+
+def same_packed(connection: Connection, candidates: Sequence[tuple[Row, StoredRow[Any]]]) -> set[str]:
+    """Return the ids of those rows that have the same documents as the packed trace of their id.
+
+    A trace whose pack was replaced or is damaged is not among them: nothing shows that it is the same.
+
+    Args:
+        connection: the session's connection, in a savepoint.
+        candidates: pairs of a row and the row of `packed_heads` that is the same in all other fields.
+    """
+    wanted: dict[UUID, list[str]] = {}
+    for row, head in candidates:
+        wanted.setdefault(head.pack_id, []).append(row.trace_id)
+    found = documents_of(connection, wanted) if wanted else {}
+    return {row.trace_id for row, head in candidates if _is_same(row, head, found.get(row.trace_id))}
+
+
+def _is_same(row: Row, head: StoredRow[Any], documents: Documents | DamagedPackError | None) -> bool:
+    if documents is None or isinstance(documents, DamagedPackError):
+        return False
+    texts = {
+        name: None if text is None else text.decode() for name, text in zip(PACKED_DOCUMENTS, documents, strict=True)
+    }
+    texts[_TAGS] = head.agent_tags
+    return all(same_document(texts[name], row.values[place]) for place, name in FULL.layout.documents)
+
+
+def _fail_if_hidden(connection: Connection, rows: Sequence[Row]) -> None:
+    """Raise the serialization failure if the snapshot hides a row of metadata with the key of one of some rows.
+
+    The table of metadata may refuse a probe for a reason of its own: such a row is not in it.
+    """
+    for row in rows:
+        probe = row._replace(values=[row.values[place] for place in _METADATA_PLACES])
+        nested = connection.begin_nested()
+        try:
+            insert_unless_taken(connection, METADATA, probe)
+        except errors_of(connection) as error:
+            if sqlstate_of(error) == _SERIALIZATION_FAILURE:
+                raise
+        finally:
+            nested.rollback()
+
+
+@cache
+def _any_packed(lookup: Lookup) -> Select[Any]:
+    return _exists(is_among(METADATA, lookup), lookup.dialect)
+
+
+@cache
+def _any_packed_between(dialect: str) -> Select[Any]:
+    ends = bindparam("lowest", type_=Text), bindparam("highest", type_=Text)
+    return _exists(METADATA.columns["id"].between(*ends), dialect)
+
+
+def _exists(condition: ColumnElement[bool], dialect: str) -> Select[Any]:
+    """Return the statement that selects whether a packed trace meets a condition, and the isolation level."""
+    isolation: ColumnElement[Any] = literal("read committed")
+    if dialect == "postgresql":
+        isolation = literal_column("current_setting('transaction_isolation')", String)
+    is_packed = select(literal_column("1")).where(condition, _IS_PACKED).exists()
+    return select(is_packed.label("is_packed"), isolation.label("isolation"))
+
+
+@cache
+def _packed_heads(lookup: Lookup) -> Select[Any]:
+    compared = FULL.layout.compared
+    others = [name for name in METADATA.fields if name not in compared and name != _TAGS]
+    return select(
+        *(METADATA.columns[name].label(name) for name in (*compared, *others)),
+        literal_column("1").label("size"),
+        METADATA.columns["pack_id"].label("pack_id"),
+        cast(METADATA.columns[_TAGS], Text).label(_TAGS),
+    ).where(is_among(METADATA, lookup), _IS_PACKED)

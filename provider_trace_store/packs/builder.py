@@ -30,10 +30,10 @@ _MAX_FULL_RAW_BYTES: Final = 256_000_000
 
 # Traces are added to a frame up to this size; one trace alone may be larger. A delta frame may be as large as its key,
 # up to a limit: reading the key costs as much.
-_KEY_FRAME_BYTES: Final = 256 * 1024
+_KEY_FRAME_BYTES: Final = 128 * 1024
 _DELTA_FRAME_BYTES: Final = 512 * 1024
 _MAX_DELTA_FRAME_BYTES: Final = 1024 * 1024
-# Key frames after the first are compressed against the end of the first.
+# Key frames after the first are compressed against the start of the first.
 _MAX_KEY_PREFIX_BYTES: Final = 1024 * 1024
 
 # Traces below this size are not worth a frame that refers to a key.
@@ -151,9 +151,9 @@ class PackBuilder:
         for frame in self._key_frames:
             first = self._key_frames[0]
             if frame is first:
-                prefix_text = bytes(first.text[-_MAX_KEY_PREFIX_BYTES:])
+                prefix_text = bytes(first.text[:_MAX_KEY_PREFIX_BYTES])
             else:
-                frame.prefix = Prefix(first.number, first.raw_length - len(prefix_text), len(prefix_text))
+                frame.prefix = Prefix(first.number, 0, len(prefix_text))
                 frame.prefix_text = prefix_text
             frame.close(level)
         entries = [frame.entry() for frame in self._frames]

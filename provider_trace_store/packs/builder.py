@@ -45,8 +45,8 @@ _VAIN_COMPARISONS: Final = 8
 
 DELTA_LEVEL: Final = 6
 _BLOB_LEVEL: Final = 3
-# The more raw text stands behind a byte of keys, the longer the keys may take to compress.
-_KEY_LEVELS: Final = ((6, 12), (0, 9))
+# Levels above 9 take more than twice as long, for a hundredth less space.
+_KEY_LEVEL: Final = 9
 
 
 @dataclass
@@ -147,7 +147,6 @@ class PackBuilder:
             DamagedPackError: a document that was read back is not the one that was added.
         """
         self.end_run()
-        level = next(level for ratio, level in _KEY_LEVELS if self.raw_bytes >= ratio * self.key_bytes)
         for frame in self._key_frames:
             first = self._key_frames[0]
             if frame is first:
@@ -155,7 +154,7 @@ class PackBuilder:
             else:
                 frame.prefix = Prefix(first.number, 0, len(prefix_text))
                 frame.prefix_text = prefix_text
-            frame.close(level)
+            frame.close(_KEY_LEVEL)
         entries = [frame.entry() for frame in self._frames]
         data = b"".join(frame.compressed or b"" for frame in self._frames)
         pack = Pack(encoded(entries, self._trace_ids, self._places), data, self.traces, self.raw_bytes)

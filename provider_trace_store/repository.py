@@ -165,18 +165,24 @@ class ProviderTraceRepository:
         return self._mark(trace_id, is_deleted=False)
 
     def get(self, trace_id: str) -> ProviderTrace | None:
-        """Return a whole trace, or None if there is none, or if only its metadata was written.
+        """Return a whole trace, full or packed, or None if there is none, or if only its metadata was written.
 
         Args:
             trace_id: the id of the trace; any text.
+
+        Raises:
+            TraceDecodingError: a value of the row cannot be read, or the trace's pack is damaged.
         """
         return self._reader.get(trace_id)
 
     def get_by_step_id(self, step_id: str) -> ProviderTrace | None:
-        """Return the newest whole trace of a step, or None if it has none.
+        """Return the newest whole trace of a step, full or packed, or None if it has none.
 
         Args:
             step_id: the step; any text.
+
+        Raises:
+            TraceDecodingError: a value of the row cannot be read, or the trace's pack is damaged.
         """
         return self._reader.get_by_step_id(step_id)
 
@@ -207,7 +213,7 @@ class ProviderTraceRepository:
         return self._pages.list_by_run_id(run_id, limit, cursor)
 
     def get_metadata(self, trace_id: str) -> ProviderTraceMetadata | None:
-        """Return the metadata of a trace that was written in full or as metadata, or None if there is none.
+        """Return the metadata of a trace, full, packed or written as metadata, or None if there is none.
 
         Args:
             trace_id: the id of the trace; any text.
@@ -225,8 +231,8 @@ class ProviderTraceRepository:
         """Return a page of the metadata of all traces, written in full or as metadata, by `created_at` and then by id.
 
         The pages contain each trace once, and writes between two pages do not change that. A trace that is written
-        later with a date before the cursor is not on the following pages. `stored_as` of an item says which table it
-        is in.
+        later with a date before the cursor is not on the following pages. `stored_as` of an item says where its trace
+        is: `full`, `packed` or `metadata`.
 
         Args:
             order: `newest` or `oldest`: the traces that come first.

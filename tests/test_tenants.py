@@ -28,6 +28,7 @@ from provider_trace_store import (
 from tests.support.batches import both_modes
 from tests.support.clients import Client
 from tests.support.constants import MOMENT, TABLES
+from tests.support.packs import pack_now
 from tests.support.spaces import NO_DATE, allow_undated, shared_database, shown
 
 if TYPE_CHECKING:
@@ -55,16 +56,18 @@ class Another:
         traces: stored by it, of whatever form.
         texts: what its columns hold, and its tags.
         cursors: of its pages.
+        packed: its packed traces.
     """
 
     traces: list[ProviderTrace] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     cursors: list[str] = field(default_factory=list)
+    packed: list[ProviderTrace] = field(default_factory=list)
 
     @property
     def ids(self) -> list[str]:
         """The ids of its traces."""
-        return [trace.id for trace in self.traces]
+        return [trace.id for trace in (*self.traces, *self.packed)]
 
 
 def by_id(name: str) -> Callable[[RepositoryClient, Another], Calls]:
@@ -259,6 +262,33 @@ class Tenants:
                 self.another = Another([*stored, undated, deleted], ["everybody's", secret, organization])
                 self.another.cursors = await self._cursors(self.client.repository(organization_id=organization))
         await self.client.commit()
+        for organization in (self.ours, self.others[0]):
+            await self._add_packed(organization)
+
+    async def _add_packed(self, organization: str) -> None:
+        """Give an organization packed traces; cursors were made before they were packed, and one after."""
+        secret = self.another.texts[1] if organization == self.others[0] else "everybody's"
+        packed = [
+            ProviderTrace(
+                request_json={"secret": secret},
+                response_json={"number": number},
+                created_at=MOMENT + timedelta(days=number),
+                agent_tags=["everybody's", secret],
+                **dict.fromkeys(FILTERS[:-1], secret if number else "everybody's"),
+            )
+            for number in range(2)
+        ]
+        for trace in packed:
+            await self._store(organization, trace, metadata_only=False)
+        repository = self.client.repository(organization_id=organization)
+        before = await self._cursors(repository)
+        await self.client.commit()
+        with self.client.database.engine().begin() as connection:
+            pack_now(connection, [trace.id for trace in packed])
+        if organization == self.others[0]:
+            self.another.packed = packed
+            self.another.cursors += before + await self._cursors(repository)
+        await self.client.commit()
 
     async def _cursors(self, repository: RepositoryClient) -> list[str]:
         found = [
@@ -420,10 +450,12 @@ async def test_what_is_known_of_another_organization_finds_it_there(tenants: Ten
     repository = tenants.client.repository(organization_id=tenants.others[0])
     another = tenants.another
     secret = another.texts[1]
-    assert [await repository.get_metadata(trace_id) is not None for trace_id in another.ids] == [True] * 5 + [False]
+    is_found = [await repository.get_metadata(trace_id) is not None for trace_id in another.ids]
+    assert is_found == [True] * 5 + [False] + [True] * 2
+    assert [await repository.get(trace.id) for trace in another.packed] == another.packed
     for name in FILTERS:
         assert (await repository.list_metadata(**{name: secret})).items, name
     assert (await repository.list_by_run_id("everybody's")).items
-    assert len((await repository.list_metadata(cursor=another.cursors[0])).items) == 4
+    assert len((await repository.list_metadata(cursor=another.cursors[0])).items) == 5
     assert await repository.delete(another.ids[0])
     assert await repository.restore(another.ids[5])

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import UUID
 
-from sqlalchemy import Integer, LargeBinary, bindparam, func, insert, select
+from sqlalchemy import Integer, LargeBinary, bindparam, func, insert, literal_column, select
 from uuid_utils import uuid7
 
 from provider_trace_store.packs.format import DamagedPackError, Directory, Part
 from provider_trace_store.tables.models import ProviderTracePackRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, Connection, Select, Table
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 PACKS: Final = cast("Table", ProviderTracePackRecord.__table__)
 # The most ranges that one statement reads: PostgreSQL's results have at most 1,664 columns.
 _MAX_RANGES: Final = 64
+_ROWID: Final = select(literal_column("rowid", Integer)).select_from(PACKS).where(PACKS.c.id == bindparam("pack_id"))
 
 
 def new_pack_id() -> UUID:
@@ -99,15 +101,13 @@ def _read(connection: Connection, pack_id: UUID, parts: list[Part]) -> dict[Part
     found: dict[Part, bytes] = {}
     for first in range(0, len(ranges), _MAX_RANGES):
         chunk = ranges[first : first + _MAX_RANGES]
-        parameters: dict[str, Any] = {"pack_id": pack_id}
-        for number, adjacent in enumerate(chunk):
-            start = adjacent[0].start
-            length = adjacent[-1].start + adjacent[-1].length - start
-            parameters |= {f"start_{number}": start + 1, f"length_{number}": length}
-        row = connection.execute(_ranges_statement(len(chunk)), parameters).first()
-        if row is None:
+        spans = [Part(part[0].start, part[-1].start + part[-1].length - part[0].start) for part in chunk]
+        contents: Sequence[bytes] | None = _read_blob(connection, pack_id, spans)
+        if contents is None:
+            contents = _select(connection, pack_id, spans)
+        if contents is None:
             return None
-        for adjacent, content in zip(chunk, row, strict=True):
+        for adjacent, content in zip(chunk, contents, strict=True):
             start = adjacent[0].start
             # Slices of a `bytes` copy: a range of one part, the usual case, is not sliced.
             found |= {
@@ -115,6 +115,39 @@ def _read(connection: Connection, pack_id: UUID, parts: list[Part]) -> dict[Part
                 for part in adjacent
             }
     return found
+
+
+def _select(connection: Connection, pack_id: UUID, spans: list[Part]) -> Sequence[bytes] | None:
+    """Return the content of ranges of a pack's data; None if the pack is gone."""
+    parameters: dict[str, Any] = {"pack_id": pack_id}
+    for number, span in enumerate(spans):
+        parameters |= {f"start_{number}": span.start + 1, f"length_{number}": span.length}
+    return connection.execute(_ranges_statement(len(spans)), parameters).first()
+
+
+def _read_blob(connection: Connection, pack_id: UUID, spans: list[Part]) -> list[bytes] | None:
+    """Return the content of ranges of a pack's data, read by SQLite's functions for blobs; None if that is impossible.
+
+    `substr` reads the whole value for each range: 40 KB of a pack of 5 MB take 6.5 ms, and 0.8 ms with `blobopen`.
+    """
+    driver = connection.connection.driver_connection
+    # Not the connection of aiosqlite, which belongs to another thread.
+    if not isinstance(driver, sqlite3.Connection):
+        return None
+    rowid = connection.scalar(_ROWID, {"pack_id": pack_id})
+    if rowid is None:
+        return None
+    schema = connection.schema_for_object(PACKS) or "main"
+    contents = []
+    try:
+        with driver.blobopen(PACKS.name, "data", rowid, readonly=True, name=schema) as blob:
+            for span in spans:
+                blob.seek(span.start)
+                contents.append(blob.read(span.length))
+    except (sqlite3.Error, ValueError):
+        # A damaged row: shorter than a range, or not a blob.
+        return None
+    return contents
 
 
 @cache

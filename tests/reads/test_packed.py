@@ -300,4 +300,5 @@ async def test_a_run_is_read_with_each_directory_and_each_pack_once(space: Space
     assert space.numbers(page.items) == [*range(12)]
     of_packs = [statement for statement in statements if "provider_trace_packs" in statement]
     assert len([statement for statement in of_packs if "directory" in statement]) == 1
-    assert len([statement for statement in of_packs if "substr(" in statement]) == 2
+    # SQLite's driver reads a blob by the number of its row.
+    assert len([statement for statement in of_packs if "substr(" in statement or "rowid" in statement]) == 2

@@ -20,6 +20,7 @@ ProviderTraceStoreError
 ├── PartitionMissingError           a partitioned table has no partition for the trace: create it
 ├── PrivilegeMissingError           the database role lacks a privilege: grant it
 ├── WriterClosedError               a trace was submitted to a closed writer
+├── MaintenanceError                a command of maintenance, such as `pack`, cannot run on these tables
 └── MigrationError                  the tables cannot be migrated as they are
     ├── TableMismatchError          a table of the same name has other columns or another primary key
     ├── TableNotEmptyError          a downgrade would drop rows
@@ -369,6 +370,10 @@ class WriterClosedError(ProviderTraceStoreError):
 
     def __init__(self) -> None:
         super().__init__("the writer is closed and did not take the trace: close the writer after the last submit")
+
+
+class MaintenanceError(ProviderTraceStoreError):
+    """A command of maintenance, such as `pack`, cannot run on these tables; the message says what to do."""
 
 
 class MigrationError(ProviderTraceStoreError):

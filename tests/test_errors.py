@@ -17,6 +17,7 @@ from provider_trace_store import (
     InvalidIdentifierError,
     InvalidLimitError,
     InvalidWriterOptionError,
+    MaintenanceError,
     MigrationError,
     MigrationLockError,
     PartitionMissingError,
@@ -62,6 +63,7 @@ MIGRATION_ERRORS: Final[list[MigrationError]] = [
     AdoptedTableError("provider_traces"),
 ]
 OTHERS: Final[list[ProviderTraceStoreError]] = [
+    MaintenanceError("another command runs"),
     MigrationError("the connection is in autocommit mode"),
     PartitionMissingError("provider_trace_metadata", "RANGE (created_at)"),
     PrivilegeMissingError("provider_traces", ["INSERT ON provider_traces"], "app"),

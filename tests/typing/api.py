@@ -26,6 +26,7 @@ from provider_trace_store import (
     InvalidIdentifierError,
     InvalidLimitError,
     InvalidWriterOptionError,
+    MaintenanceError,
     MetadataPage,
     MigrationError,
     MigrationLockError,
@@ -291,6 +292,7 @@ def errors(repository: ProviderTraceRepository, trace: ProviderTrace) -> None:
         TableNotEmptyError,
     ]
     ours: list[type[ProviderTraceStoreError]] = [
+        MaintenanceError,
         MigrationError,
         PoolerSettingError,
         ProviderTraceConflictError,

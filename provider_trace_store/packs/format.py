@@ -11,6 +11,12 @@ if TYPE_CHECKING:
 # The documents of a trace that a pack has, in this order; the other columns are in the trace's row of metadata.
 PACKED_DOCUMENTS: Final = ("request_json", "response_json", "compaction_settings", "llm_config")
 
+# A pack is full when it reaches one of these.
+_FULL_KEY_BYTES: Final = 1_000_000
+_FULL_STORED_BYTES: Final = 16_000_000
+_FULL_TRACES: Final = 2_000
+_FULL_RAW_BYTES: Final = 32_000_000
+
 # The stored text, in UTF-8, of each of `PACKED_DOCUMENTS`; None for a document that the trace does not have.
 Documents = tuple[bytes | None, bytes | None, bytes | None, bytes | None]
 
@@ -57,6 +63,16 @@ class PackBuilder:
         self.key_bytes = 0
         self._entries: list[tuple[str, list[int]]] = []
         self._data = bytearray()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next trace belongs into another pack."""
+        return (
+            self.key_bytes >= _FULL_KEY_BYTES
+            or len(self._data) >= _FULL_STORED_BYTES
+            or self.traces >= _FULL_TRACES
+            or self.raw_bytes >= _FULL_RAW_BYTES
+        )
 
     def add(self, trace_id: str, documents: Documents) -> None:
         """Add a trace.

@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from provider_trace_store.cli.migrate import Schema, Url  # noqa: TC001  (typer reads the annotations)
 from provider_trace_store.cli.output import say
-from provider_trace_store.cli.progress import DryRun, Json, Organization, Pause, Rate, display, duration, run_job
+from provider_trace_store.cli.progress import (
+    DryRun,
+    Json,
+    Organization,
+    Pause,
+    Rate,
+    checked_duration,
+    display,
+    run_job,
+)
 from provider_trace_store.maintenance import pack as run_pack
-from provider_trace_store.maintenance.packing import DEFAULT_IDLE, DEFAULT_OLDER_THAN
+from provider_trace_store.maintenance.durations import parse_duration
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -22,10 +30,10 @@ if TYPE_CHECKING:
     from provider_trace_store.maintenance import PackReport
 
 OlderThan = Annotated[
-    timedelta, typer.Option(parser=duration, metavar="AGE", help="Pack traces that are older: 30d, 12h, 90m, 0d.")
+    str, typer.Option(callback=checked_duration, metavar="AGE", help="Pack traces that are older: 30d, 12h, 90m, 0d.")
 ]
 Idle = Annotated[
-    timedelta, typer.Option(parser=duration, metavar="TIME", help="Only of runs that had no call for this time.")
+    str, typer.Option(callback=checked_duration, metavar="TIME", help="Only of runs that had no call for this time.")
 ]
 Vacuum = Annotated[
     bool, typer.Option("--vacuum", help="Run VACUUM of provider_traces afterwards, so that new rows reuse the space.")
@@ -35,8 +43,8 @@ _MB: Final = 1_000_000
 
 def pack(
     *,
-    older_than: OlderThan = DEFAULT_OLDER_THAN,
-    idle: Idle = DEFAULT_IDLE,
+    older_than: OlderThan = "7d",
+    idle: Idle = "1d",
     organization: Organization = None,
     rate: Rate = None,
     pause: Pause = 0.0,
@@ -57,8 +65,8 @@ def pack(
         with display() as show:
             report = run_pack(
                 engine,
-                older_than=older_than,
-                idle=idle,
+                older_than=parse_duration(older_than),
+                idle=parse_duration(idle),
                 organization_id=organization,
                 rate=rate,
                 pause=pause,

@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from provider_trace_store.maintenance.progress import Progress
     from provider_trace_store.packs.format import Pack
 
-DEFAULT_OLDER_THAN: Final = timedelta(days=7)
-DEFAULT_IDLE: Final = timedelta(days=1)
-
 _REASONS: Final[tuple[Reason, ...]] = ("changed", "locked", "undated", "unreadable", "refused")
 # How often the rest of a pack is tried after some of its traces were changed or locked.
 _TRIES: Final = 3
@@ -100,8 +97,8 @@ class PackReport:
 def pack(  # noqa: PLR0913  (each is an option of the command)
     engine: Engine,
     *,
-    older_than: timedelta = DEFAULT_OLDER_THAN,
-    idle: timedelta = DEFAULT_IDLE,
+    older_than: timedelta = timedelta(days=7),
+    idle: timedelta = timedelta(days=1),
     organization_id: str | None = None,
     rate: float | None = None,
     pause: float = 0.0,

@@ -21,6 +21,7 @@ ProviderTraceStoreError
 ├── PrivilegeMissingError           the database role lacks a privilege: grant it
 ├── PackSupportMissingError         Python has no zstd, which packed traces need: install the extra
 ├── WriterClosedError               a trace was submitted to a closed writer
+├── MaintenanceError                a command of maintenance, such as `pack`, cannot run on these tables
 └── MigrationError                  the tables cannot be migrated as they are
     ├── TableMismatchError          a table of the same name has other columns or another primary key
     ├── TableNotEmptyError          a downgrade would drop rows
@@ -380,6 +381,10 @@ class WriterClosedError(ProviderTraceStoreError):
 
     def __init__(self) -> None:
         super().__init__("the writer is closed and did not take the trace: close the writer after the last submit")
+
+
+class MaintenanceError(ProviderTraceStoreError):
+    """A command of maintenance, such as `pack`, cannot run on these tables; the message says what to do."""
 
 
 class MigrationError(ProviderTraceStoreError):

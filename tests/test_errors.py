@@ -17,6 +17,7 @@ from provider_trace_store import (
     InvalidIdentifierError,
     InvalidLimitError,
     InvalidWriterOptionError,
+    MaintenanceError,
     MigrationError,
     MigrationLockError,
     PackSupportMissingError,
@@ -63,6 +64,7 @@ MIGRATION_ERRORS: Final[list[MigrationError]] = [
     AdoptedTableError("provider_traces"),
 ]
 OTHERS: Final[list[ProviderTraceStoreError]] = [
+    MaintenanceError("another command runs"),
     MigrationError("the connection is in autocommit mode"),
     PackSupportMissingError(),
     PartitionMissingError("provider_trace_metadata", "RANGE (created_at)"),

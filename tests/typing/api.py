@@ -26,6 +26,7 @@ from provider_trace_store import (
     InvalidIdentifierError,
     InvalidLimitError,
     InvalidWriterOptionError,
+    MaintenanceError,
     MetadataPage,
     MigrationError,
     MigrationLockError,
@@ -292,6 +293,7 @@ def errors(repository: ProviderTraceRepository, trace: ProviderTrace) -> None:
         TableNotEmptyError,
     ]
     ours: list[type[ProviderTraceStoreError]] = [
+        MaintenanceError,
         MigrationError,
         PackSupportMissingError,
         PoolerSettingError,

@@ -1,0 +1,119 @@
+"""The options and the progress display that all commands for operators share."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from provider_trace_store.cli.output import reporting, say_error
+from provider_trace_store.errors import InvalidArgumentError
+from provider_trace_store.maintenance.durations import parse_duration
+from provider_trace_store.migrations.target import connected, database_url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Engine
+
+    from provider_trace_store.maintenance.progress import Progress
+
+_MB: Final = 1_000_000
+_INTERRUPTED: Final = 130  # what a shell reports for a command that Ctrl-C ended
+_BETWEEN_LINES: Final = 5.0  # seconds
+
+Organization = Annotated[str | None, typer.Option(metavar="ORG", help="Only the traces of this organization.")]
+Rate = Annotated[float | None, typer.Option(metavar="MB/S", min=0.001, help="The most MB of raw text a second.")]
+Pause = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="A pause after each transaction.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing, and report what the command would do.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")]
+
+
+def checked_duration(value: str) -> str:
+    """Return the value of an option if it is a duration; the callback of `typer.Option`.
+
+    Args:
+        value: such as `30d`; `parse_duration` reads it.
+    """
+    try:
+        parse_duration(value)
+    except InvalidArgumentError as error:
+        raise typer.BadParameter(error.reason) from None
+    return value
+
+
+def run_job(url: str | None, schema: str | None, again: str, job: Callable[[Engine], None]) -> None:
+    """Run a command of maintenance on the tables of a database; exit with status 1 after an error, 130 after Ctrl-C.
+
+    Args:
+        url: the value of `--url`.
+        schema: the value of `--schema`.
+        again: the command line that goes on after Ctrl-C, without the URL.
+        job: runs the command.
+    """
+
+    def run() -> None:
+        # Tries the connection first, for an error that says what to correct.
+        with connected(database_url(url)) as connection:
+            translated = {"schema_translate_map": {None: schema}} if schema else {}
+            job(connection.engine.execution_options(**translated))
+
+    try:
+        reporting(run)
+    except KeyboardInterrupt:
+        say_error(f"stopped after a transaction; what was done stays. Go on with: {again}")
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+@contextmanager
+def display() -> Iterator[Callable[[Progress], None]]:
+    """Return what shows progress on standard error: a bar on a terminal, elsewhere a line every five seconds."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    from rich.console import Console  # noqa: PLC0415  (slow to import)
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    from rich.progress import Progress as Bar  # noqa: PLC0415
+
+    columns: Any = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None, figures="")
+
+        def show(progress: Progress) -> None:
+            bar.update(
+                task,
+                description=progress.command,
+                completed=progress.done,
+                total=progress.total,
+                figures=_figures(progress),
+            )
+
+        yield show
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        if time.monotonic() - self._last < _BETWEEN_LINES:
+            return
+        self._last = time.monotonic()
+        of = "" if progress.total is None else f" of about {progress.total}"
+        left = "" if progress.seconds_left is None else f", {progress.seconds_left:.0f} s left"
+        at = f", at {progress.resume_at}" if progress.resume_at else ""
+        typer.echo(f"{progress.command}: {progress.done}{of} traces, {_figures(progress)}{left}{at}", err=True)
+
+
+def _figures(progress: Progress) -> str:
+    saved = "" if progress.saved_bytes is None else f", {progress.saved_bytes / _MB:.1f} MB saved"
+    return f"{progress.bytes_per_second / _MB:.1f} MB/s{saved}"

@@ -19,6 +19,7 @@ ProviderTraceStoreError
 ├── TableMissingError               the database has not been migrated
 ├── PartitionMissingError           a partitioned table has no partition for the trace: create it
 ├── PrivilegeMissingError           the database role lacks a privilege: grant it
+├── PackSupportMissingError         Python has no zstd, which packed traces need: install the extra
 ├── WriterClosedError               a trace was submitted to a closed writer
 ├── MaintenanceError                a command of maintenance, such as `pack`, cannot run on these tables
 └── MigrationError                  the tables cannot be migrated as they are
@@ -344,6 +345,16 @@ class PartitionMissingError(ProviderTraceStoreError):
         self.table = table
         self.key = key
         self.created_at = created_at
+
+
+class PackSupportMissingError(ProviderTraceStoreError):
+    """Packed traces cannot be read or written: Python has no zstd library."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "packed traces need a zstd library, which Python has from 3.14 on: run "
+            "`pip install 'provider_trace_store[packs]'`"
+        )
 
 
 class PrivilegeMissingError(ProviderTraceStoreError):

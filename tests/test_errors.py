@@ -20,6 +20,7 @@ from provider_trace_store import (
     MaintenanceError,
     MigrationError,
     MigrationLockError,
+    PackSupportMissingError,
     PartitionMissingError,
     PoolerSettingError,
     PrivilegeMissingError,
@@ -65,6 +66,7 @@ MIGRATION_ERRORS: Final[list[MigrationError]] = [
 OTHERS: Final[list[ProviderTraceStoreError]] = [
     MaintenanceError("another command runs"),
     MigrationError("the connection is in autocommit mode"),
+    PackSupportMissingError(),
     PartitionMissingError("provider_trace_metadata", "RANGE (created_at)"),
     PrivilegeMissingError("provider_traces", ["INSERT ON provider_traces"], "app"),
     PoolerSettingError("26000"),
@@ -136,6 +138,7 @@ def test_each_error_survives_pickling_and_copying(error: ProviderTraceStoreError
         (ProviderTraceConflictError(ID), "give this call an id of its own"),
         (ProviderTraceRejectedError(ID), "correct the trace or the database's rule, a retry does not help"),
         (ProviderTraceUnavailableError(ID), "send the same trace again"),
+        (PackSupportMissingError(), "run `pip install 'provider_trace_store[packs]'`"),
         (PartitionMissingError("provider_trace_metadata", "RANGE (created_at)"), "create one"),
         (PrivilegeMissingError("provider_traces", ["INSERT ON provider_traces"], "app"), "run GRANT INSERT ON"),
         (TableMissingError("provider_traces"), "run `provider-trace-store migrate upgrade`"),

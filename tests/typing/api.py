@@ -30,6 +30,7 @@ from provider_trace_store import (
     MetadataPage,
     MigrationError,
     MigrationLockError,
+    PackSupportMissingError,
     PoolerSettingError,
     ProviderTrace,
     ProviderTraceConflictError,
@@ -294,6 +295,7 @@ def errors(repository: ProviderTraceRepository, trace: ProviderTrace) -> None:
     ours: list[type[ProviderTraceStoreError]] = [
         MaintenanceError,
         MigrationError,
+        PackSupportMissingError,
         PoolerSettingError,
         ProviderTraceConflictError,
         ProviderTraceRejectedError,

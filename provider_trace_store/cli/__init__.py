@@ -5,6 +5,7 @@ import logging
 import typer
 
 from provider_trace_store.cli.migrate import migrate
+from provider_trace_store.cli.pack import pack
 
 __all__ = ["app"]
 
@@ -15,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(migrate, name="migrate")
+app.command()(pack)
 
 
 @app.callback()

@@ -23,6 +23,10 @@ _OPTIONS: Final = {
     "schema": "--schema",
     "lock_timeout": "--lock-timeout",
     "tries": "--tries",
+    "older_than": "--older-than",
+    "idle": "--idle",
+    "rate": "--rate",
+    "pause": "--pause",
     "drop_data=True": "--drop-data",
     "drop_adopted=[TABLE]": "--drop-adopted TABLE",
 }

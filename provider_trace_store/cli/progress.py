@@ -16,7 +16,6 @@ from provider_trace_store.migrations.target import connected, database_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from datetime import timedelta
 
     from sqlalchemy import Engine
 
@@ -33,16 +32,17 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing, and rep
 Json = Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")]
 
 
-def duration(value: str) -> timedelta:
-    """Return the duration of an option; the parser of `typer.Option`.
+def checked_duration(value: str) -> str:
+    """Return the value of an option if it is a duration; the callback of `typer.Option`.
 
     Args:
-        value: such as `30d`.
+        value: such as `30d`; `parse_duration` reads it.
     """
     try:
-        return parse_duration(value)
+        parse_duration(value)
     except InvalidArgumentError as error:
         raise typer.BadParameter(error.reason) from None
+    return value
 
 
 def run_job(url: str | None, schema: str | None, again: str, job: Callable[[Engine], None]) -> None:

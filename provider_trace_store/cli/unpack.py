@@ -66,10 +66,8 @@ def verify(*, organization: Organization = None, as_json: Json = False, url: Url
 
 def _unpacked(report: UnpackReport) -> str:
     would = "would unpack" if report.is_dry_run else "unpacked"
-    lines = [
-        f"{would} {report.traces} traces of {report.packs} packs: {report.raw_bytes / _MB:.1f} MB of text, time: "
-        f"{report.seconds:.1f} s"
-    ]
+    text = f"{report.raw_bytes / _MB:.1f} MB of text"
+    lines = [f"{would} {report.traces} traces of {report.packs} packs: {text}, time: {report.seconds:.1f} s"]
     if report.pruned:
         lines.append(f"not restored: {report.pruned} traces whose metadata was deleted for good")
     for failure in report.failures:
@@ -79,9 +77,10 @@ def _unpacked(report: UnpackReport) -> str:
 
 
 def _verified(report: VerifyReport) -> str:
+    text = f"{report.raw_bytes / _MB:.1f} MB of text"
     lines = [
-        f"read {report.packs} packs: {report.traces} traces are as they were written, {report.raw_bytes / _MB:.1f} MB of "
-        f"text, problems: {report.problems}, time: {report.seconds:.1f} s"
+        f"read {report.packs} packs, {text}: {report.traces} traces are as they were written",
+        f"problems: {report.problems}, time: {report.seconds:.1f} s",
     ]
     for finding in report.findings[:_SHOWN]:
         trace = "" if finding.trace_id is None else f", trace {shown(finding.trace_id)}"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,10 +20,9 @@ from tests.support.commands import failure_of, run_module
 from tests.support.constants import ORG
 from tests.support.paths import ROOT
 from tests.support.traces import every_field
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    import subprocess
-
     from tests.support.servers import Database
 
 VARIABLE: Final = "PROVIDER_TRACE_STORE_DATABASE_URL"
@@ -105,6 +107,28 @@ def test_schema_is_that_of_the_option(postgres: Database) -> None:
     store(postgres)
     assert failure_of(run(postgres, "--schema", "nowhere"))
     assert json.loads(run(postgres, "--schema", "public", "--json").stdout)["traces"] == 4
+
+
+def test_ctrl_c_ends_after_a_transaction_and_says_how_to_go_on(database: Database) -> None:
+    start = datetime.now(UTC) - timedelta(days=10)
+    traces = [every_field(n, run_id=None, agent_id=f"agent-{n}", created_at=start) for n in range(40)]
+    with Session(database.engine()) as session:
+        ProviderTraceRepository(session, organization_id=ORG).create_many(traces)
+        session.commit()
+    url = database.url.render_as_string(hide_password=False)
+    command = (sys.executable, "-m", "provider_trace_store", "pack", "--pause", "0.5", "--url", url)
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    ) as process:
+        assert process.stderr is not None
+        wait_until(lambda: rows_in(database) < 40)
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert "provider-trace-store pack --pause 0.5 --url URL" in said
+    left = rows_in(database)
+    assert 0 < left < 40
+    assert json.loads(run(database, "--json").stdout)["traces"] == left
 
 
 def test_help_has_an_example(database: Database) -> None:

@@ -6,6 +6,7 @@ import typer
 
 from provider_trace_store.cli.migrate import migrate
 from provider_trace_store.cli.pack import pack
+from provider_trace_store.cli.unpack import unpack, verify
 
 __all__ = ["app"]
 
@@ -17,6 +18,8 @@ app = typer.Typer(
 )
 app.add_typer(migrate, name="migrate")
 app.command()(pack)
+app.command()(unpack)
+app.command()(verify)
 
 
 @app.callback()

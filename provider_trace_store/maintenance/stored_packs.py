@@ -1,0 +1,175 @@
+"""Stored packs: list them, lock one with its rows of metadata, and put another in its place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sqlalchemy import delete, select, text, update
+
+from provider_trace_store.database.transactions import begin_on_sqlite
+from provider_trace_store.packs.format import Directory, Pack
+from provider_trace_store.packs.store import PACKS, insert_pack, new_pack_id
+from provider_trace_store.tables.ids import is_among, lookup_for
+from provider_trace_store.tables.kinds import METADATA
+from provider_trace_store.tables.moments import moment_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+    from datetime import datetime
+    from uuid import UUID
+
+    from sqlalchemy import ColumnElement, Connection, Engine, Row
+
+_LISTED: Final = 500
+_LOCK_TIMEOUT: Final = text("SET LOCAL lock_timeout = '5s'")
+
+
+class UnexpectedCountError(Exception):
+    """The database changed another number of rows than there are; the caller rolls back."""
+
+    def __init__(self, what: str, expected: int, changed: int) -> None:
+        super().__init__(f"{what}: {changed} of {expected} rows; look for triggers, rules and row-level security")
+
+
+class StoredPack(NamedTuple):
+    """A pack that was read.
+
+    Args:
+        pack_id: its id.
+        organization_id: the organization that has it.
+        agent_id: the agent; None for traces without one.
+        pack: its content, not checked.
+    """
+
+    pack_id: UUID
+    organization_id: str
+    agent_id: str | None
+    pack: Pack
+
+
+def connected(engine: Engine) -> Connection:
+    """Return a connection of which each statement sees what other sessions have committed.
+
+    Args:
+        engine: in any isolation level, autocommit among them.
+    """
+    connection = engine.connect()
+    if engine.dialect.name == "postgresql":
+        connection = connection.execution_options(isolation_level="READ COMMITTED")
+    return connection
+
+
+def listed(connection: Connection, *conditions: ColumnElement[bool]) -> Iterator[Row[Any]]:
+    """Yield id, organization, dates, traces and raw bytes of the packs, by id; each page in a transaction of its own.
+
+    Args:
+        connection: without a transaction.
+        conditions: only packs that meet all of these.
+    """
+    names = ("id", "organization_id", "first_created_at", "last_created_at", "traces", "raw_bytes")
+    query = select(*(PACKS.c[name] for name in names)).where(*conditions).order_by(PACKS.c.id).limit(_LISTED)
+    page = query
+    while True:
+        with connection.begin():
+            rows = connection.execute(page).all()
+        yield from rows
+        if len(rows) < _LISTED:
+            return
+        page = query.where(PACKS.c.id > rows[-1].id)
+
+
+def begin(connection: Connection) -> None:
+    """Begin a transaction that changes packs: SQLite's write lock at once, PostgreSQL's waits for locks limited."""
+    if not begin_on_sqlite(connection, "BEGIN IMMEDIATE") and connection.dialect.name == "postgresql":
+        connection.execute(_LOCK_TIMEOUT)
+
+
+def stored_pack(connection: Connection, pack_id: UUID, *, lock: bool) -> StoredPack | None:
+    """Return a pack; None if it is gone.
+
+    Args:
+        connection: in a transaction.
+        pack_id: the pack.
+        lock: whether to lock its row until the end of the transaction.
+    """
+    query = select(PACKS).where(PACKS.c.id == pack_id)
+    row = connection.execute(query.with_for_update() if lock else query).first()
+    if row is None:
+        return None
+    pack = Pack(bytes(row.directory), bytes(row.data), row.traces, row.raw_bytes)
+    return StoredPack(row.id, row.organization_id, row.agent_id, pack)
+
+
+def dates_of(connection: Connection, pack_id: UUID, trace_ids: Collection[str], *, lock: bool) -> dict[str, Any]:
+    """Return the stored dates of those traces whose row of metadata names the pack, by their ids.
+
+    Args:
+        connection: in a transaction.
+        pack_id: the pack.
+        trace_ids: the traces of the pack.
+        lock: whether to lock the rows until the end of the transaction.
+
+    Raises:
+        UnexpectedCountError: two rows of one id name the pack.
+    """
+    if not trace_ids:
+        return {}
+    lookup, parameters = lookup_for(trace_ids, connection.dialect.name)
+    columns = METADATA.table.c
+    query = select(columns.id, columns.created_at).where(is_among(METADATA, lookup), columns.pack_id == pack_id)
+    rows = connection.execute(query.with_for_update(of=METADATA.table) if lock else query, parameters).all()
+    found = {row.id: row.created_at for row in rows}
+    if len(found) != len(rows):
+        raise UnexpectedCountError("rows of metadata of a packed trace", len(found), len(rows))
+    return found
+
+
+def delete_pack(connection: Connection, pack_id: UUID) -> None:
+    """Delete a pack that no row of metadata names any more."""
+    deleted = connection.execute(delete(PACKS).where(PACKS.c.id == pack_id)).rowcount
+    if deleted != 1:
+        raise UnexpectedCountError("deleting a pack", 1, deleted)
+
+
+def point_to(connection: Connection, old: UUID, trace_ids: Collection[str], new: UUID | None) -> None:
+    """Make the rows of metadata of some traces of a pack name another pack, or none.
+
+    Args:
+        connection: in a transaction that has locked the rows.
+        old: the pack that they name.
+        trace_ids: the traces.
+        new: the pack that they name afterwards; None for none.
+    """
+    if not trace_ids:
+        return
+    lookup, parameters = lookup_for(trace_ids, connection.dialect.name)
+    change = update(METADATA.table).where(is_among(METADATA, lookup), METADATA.table.c.pack_id == old)
+    changed = connection.execute(change.values(pack_id=new), parameters).rowcount
+    if changed != len(trace_ids):
+        raise UnexpectedCountError("changing rows of metadata", len(trace_ids), changed)
+
+
+def replace(connection: Connection, stored: StoredPack, smaller: Pack, dates: Mapping[str, datetime]) -> None:
+    """Put a pack in the place of another; the rows of metadata of its traces name it afterwards.
+
+    Args:
+        connection: in a transaction that has locked the old pack and the rows of metadata of its traces.
+        stored: the old pack; the caller deletes it when no row names it any more.
+        smaller: the new pack.
+        dates: the dates of its traces by their ids, as `dates_of` returns them.
+    """
+    moments = [moment_of(date) for date in dates.values()]
+    new = new_pack_id()
+    insert_pack(
+        connection,
+        new,
+        smaller,
+        organization_id=stored.organization_id,
+        agent_id=stored.agent_id,
+        first_created_at=min(moments),
+        last_created_at=max(moments),
+    )
+    read_back = stored_pack(connection, new, lock=False)
+    if read_back is None or read_back.pack != smaller or set(Directory(smaller.directory).trace_ids) != set(dates):
+        raise UnexpectedCountError("storing a pack", 1, 0)
+    point_to(connection, stored.pack_id, list(dates), new)

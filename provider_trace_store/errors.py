@@ -310,15 +310,17 @@ class TraceDecodingError(ProviderTraceStoreError, ValueError):
 
 
 class TableMissingError(ProviderTraceStoreError):
-    """A table does not exist: the database has not been migrated.
+    """A table, or a column of it, does not exist: the database has not been migrated, or only by an earlier release.
 
     Args:
         table: the table's name.
+        column: the column that the table lacks; None if the table itself does not exist.
     """
 
-    def __init__(self, table: str) -> None:
+    def __init__(self, table: str, column: str | None = None) -> None:
+        problem = "does not exist" if column is None else f"has no column {column}"
         super().__init__(
-            f"table {shown(table)} does not exist: run `provider-trace-store migrate upgrade`, or call "
+            f"table {shown(table)} {problem}: run `provider-trace-store migrate upgrade`, or call "
             "provider_trace_store.migrations.upgrade(connection)"
         )
         self.table = table

@@ -238,8 +238,13 @@ def _cause_in_table(
 def _missing_table(connection: Connection, tables: Sequence[Table]) -> TableMissingError | None:
     inspector = inspect(connection)
     for table in tables:
-        if not inspector.has_table(table.name, schema=connection.schema_for_object(table)):
+        schema = connection.schema_for_object(table)
+        if not inspector.has_table(table.name, schema=schema):
             return TableMissingError(table.name)
+        existing = {column["name"].lower() for column in inspector.get_columns(table.name, schema=schema)}
+        for column in table.columns:
+            if column.name not in existing:
+                return TableMissingError(table.name, column.name)
     return None
 
 

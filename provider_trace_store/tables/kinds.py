@@ -40,6 +40,11 @@ class Kind:
         """The table, without the name of a schema."""
         return self.record.__table__  # type: ignore[return-value]  # declared as FromClause
 
+    @property
+    def written(self) -> tuple[Table, ...]:
+        """The tables that a write of the kind uses: its own, and for full traces that of the packed ones' metadata."""
+        return (self.table, METADATA.table) if self.keeps_bodies else (self.table,)
+
     @cached_property
     def layout(self) -> RowLayout:
         """The layout of the table's rows."""

@@ -12,11 +12,12 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import String, Text, bindparam, cast, literal, literal_column, select
+from sqlalchemy import String, Text, bindparam, cast, func, literal, literal_column, select
 
 from provider_trace_store.codec import same_document
 from provider_trace_store.database.drivers import errors_of, sqlstate_of
 from provider_trace_store.database.transactions import in_autocommit
+from provider_trace_store.errors import ProviderTraceUnavailableError
 from provider_trace_store.packs.format import PACKED_DOCUMENTS, DamagedPackError
 from provider_trace_store.packs.store import documents_of
 from provider_trace_store.tables.ids import have_uuid_form, is_among, lookup_for
@@ -50,7 +51,8 @@ def is_any_packed(connection: Connection, rows: Sequence[Row], *, order_is_plain
         order_is_plain: whether `statements.order_is_plain` holds for the table of metadata.
 
     Raises:
-        DBAPIError: a serialization failure, if an id was packed after the transaction's snapshot.
+        DBAPIError, ProviderTraceUnavailableError: a serialization failure: an id was packed after the transaction's
+            snapshot.
     """
     trace_ids = [row.trace_id for row in rows]
     found = None
@@ -82,16 +84,22 @@ def packed_heads(connection: Connection, trace_ids: Collection[str]) -> Sequence
 def same_packed(connection: Connection, candidates: Sequence[tuple[Row, StoredRow[Any]]]) -> set[str]:
     """Return the ids of those rows that have the same documents as the packed trace of their id.
 
-    A trace whose pack was replaced or is damaged is not among them: nothing shows that it is the same.
+    A trace of a damaged pack is not among them: nothing shows that it is the same.
 
     Args:
         connection: the session's connection, in a savepoint.
         candidates: pairs of a row and the row of `packed_heads` that is the same in all other fields.
+
+    Raises:
+        ProviderTraceUnavailableError: a pack is gone; it was replaced, unpacked or erased after the rows were read.
     """
     wanted: dict[UUID, list[str]] = {}
     for row, head in candidates:
         wanted.setdefault(head.pack_id, []).append(row.trace_id)
     found = documents_of(connection, wanted) if wanted else {}
+    for row, _ in candidates:
+        if row.trace_id not in found:
+            raise ProviderTraceUnavailableError(row.trace_id, _SERIALIZATION_FAILURE)
     return {row.trace_id for row, head in candidates if _is_same(row, head, found.get(row.trace_id))}
 
 
@@ -108,8 +116,12 @@ def _is_same(row: Row, head: StoredRow[Any], documents: Documents | DamagedPackE
 def _fail_if_hidden(connection: Connection, rows: Sequence[Row]) -> None:
     """Raise the serialization failure if the snapshot hides a row of metadata with the key of one of some rows.
 
-    The table of metadata may refuse a probe for a reason of its own: such a row is not in it.
+    The snapshot also shows the full row that was packed since, beside the new one: its date may be another one. The
+    table of metadata may refuse a probe for a reason of its own: such a row is not in it.
     """
+    lookup, parameters = lookup_for([row.trace_id for row in rows], connection.dialect.name)
+    if (connection.scalar(_count(lookup), parameters) or 0) > len(rows):
+        raise ProviderTraceUnavailableError(rows[0].trace_id, _SERIALIZATION_FAILURE)
     for row in rows:
         probe = row._replace(values=[row.values[place] for place in _METADATA_PLACES])
         nested = connection.begin_nested()
@@ -120,6 +132,11 @@ def _fail_if_hidden(connection: Connection, rows: Sequence[Row]) -> None:
                 raise
         finally:
             nested.rollback()
+
+
+@cache
+def _count(lookup: Lookup) -> Select[Any]:
+    return select(func.count()).select_from(FULL.table).where(is_among(FULL, lookup))
 
 
 @cache

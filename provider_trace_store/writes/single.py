@@ -79,7 +79,7 @@ class RowStore:
 
     def guarded(self, action: Callable[[], _Result], connection: Connection, trace_id: str) -> _Result:
         """Run an action on this table in a savepoint; arguments, result and errors as `transactions.guarded`."""
-        return guarded(action, connection, trace_id, self.kind.table)
+        return guarded(action, connection, trace_id, *self.kind.written)
 
     def insert(self, row: Row) -> StoredRow[Any] | None:
         """Insert a row, unless it is already stored with the same content.
@@ -148,7 +148,16 @@ class RowStore:
         Args:
             connection: the session's connection, in a savepoint.
             rows: at least one, and no more than one statement has.
+
+        Raises:
+            ProviderTraceUnavailableError: a pack was replaced twice meanwhile.
         """
+        try:
+            return self._find(connection, rows)
+        except ProviderTraceUnavailableError:
+            return self._find(connection, rows)
+
+    def _find(self, connection: Connection, rows: Sequence[Row]) -> list[Found | None]:
         heads = self._heads(connection, {row.trace_id for row in rows})
         found: list[Found | None] = []
         candidates: list[_Candidate] = []

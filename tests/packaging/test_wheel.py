@@ -176,6 +176,7 @@ def test_wheel_holds_the_package_and_its_migrations_and_nothing_else(wheel: Path
         "provider_trace_store/_alembic/versions/0001_provider_traces.py",
         "provider_trace_store/_alembic/versions/0002_provider_trace_metadata.py",
         "provider_trace_store/_alembic/versions/0003_read_indexes.py",
+        "provider_trace_store/_alembic/versions/0004_packs.py",
     }
     assert {f"{information}{name}" for name in ("METADATA", "RECORD", "entry_points.txt", "licenses/LICENSE")} <= names
 

@@ -9,8 +9,9 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from provider_trace_store import ProviderTraceRepository, TableMissingError
-from provider_trace_store.migrations import upgrade
-from tests.support.constants import TABLES
+from provider_trace_store.migrations import downgrade, upgrade
+from tests.support.constants import ORG, TABLES
+from tests.support.traces import a_batch, a_trace
 
 if TYPE_CHECKING:
     from tests.support.servers import Database
@@ -49,3 +50,15 @@ def test_a_table_of_that_name_in_another_schema_is_not_the_missing_one(
             getattr(repository, method)(ID)
         assert caught.value.table == missing
         assert session.scalar(text("SELECT 1")) == 1
+
+
+def test_a_database_of_an_earlier_release_is_named_with_what_it_lacks(database: Database) -> None:
+    with database.engine().connect() as connection:
+        downgrade(connection, "0003")
+    with Session(database.engine()) as session:
+        repository = ProviderTraceRepository(session, organization_id=ORG)
+        with pytest.raises(TableMissingError, match="has no column pack_id: run `provider-trace-store"):
+            repository.create(a_trace(1))
+        with pytest.raises(TableMissingError, match="provider_trace_metadata has no column pack_id"):
+            repository.create_many(a_batch(3))
+        assert session.scalar(text("SELECT count(*) FROM provider_traces")) == 0

@@ -18,7 +18,7 @@ from provider_trace_store import (
 from provider_trace_store.packs.store import PACKS
 from provider_trace_store.tables.kinds import KINDS
 from tests.support.batches import refusals
-from tests.support.constants import ORG, PATIENCE
+from tests.support.constants import MOMENT, ORG, PATIENCE
 from tests.support.packs import pack_now
 from tests.support.traces import a_batch, a_trace
 from tests.support.waiting import wait_until
@@ -185,7 +185,8 @@ def test_an_id_that_is_sent_while_it_is_packed_is_not_stored_twice(postgres: Dat
 
 
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
-def test_an_old_snapshot_does_not_hide_a_packed_trace(postgres: Database, level: str) -> None:
+@pytest.mark.parametrize("has_another_date", [False, True])
+def test_an_old_snapshot_does_not_hide_a_packed_trace(postgres: Database, level: str, has_another_date: bool) -> None:
     trace = a_trace(1)
     with Session(postgres.engine()) as session, session.begin():
         ProviderTraceRepository(session, organization_id=ORG).create(trace)
@@ -194,8 +195,9 @@ def test_an_old_snapshot_does_not_hide_a_packed_trace(postgres: Database, level:
         session.execute(text("SELECT count(*) FROM provider_traces"))
         with postgres.engine().begin() as connection:
             pack_now(connection, [trace.id])
+        sent = trace.model_copy(update={"created_at": MOMENT}) if has_another_date else trace
         with pytest.raises(ProviderTraceStoreError):
-            ProviderTraceRepository(session, organization_id=ORG).create(trace)
+            ProviderTraceRepository(session, organization_id=ORG).create(sent)
         session.rollback()
     assert counts_of(postgres) == (0, 1)
 

@@ -11,8 +11,8 @@ from sqlalchemy import select
 from provider_trace_store.maintenance import erase, unpack, verify_packs
 from provider_trace_store.maintenance.unpacking import unpack_one
 from provider_trace_store.packs.store import PACKS
-from tests.maintenance.test_unpacking import await_a_lock, counts, flip, packed, raw_rows, store
 from tests.support.constants import ORG, PATIENCE
+from tests.support.packed_tables import await_a_lock, flip, raw_rows, row_counts, store, store_packed
 from tests.support.packs import pack_now
 from tests.support.traces import a_batch, a_trace, trace_id
 
@@ -39,7 +39,7 @@ def test_the_others_stay_byte_for_byte(database: Database, erased: list[int]) ->
     ids = [trace_id(number) for number in erased]
     report = erase(engine, ids, organization_id=ORG)
     assert (report.erased, report.packs_rewritten, report.packs_dropped) == (tuple(ids), 1, 0)
-    assert counts(engine) == (0, 10 - len(ids), 1)
+    assert row_counts(engine) == (0, 10 - len(ids), 1)
     with engine.connect() as connection:
         assert connection.scalar(select(PACKS.c.id)) != old
     assert verify_packs(engine).problems == 0
@@ -49,39 +49,39 @@ def test_the_others_stay_byte_for_byte(database: Database, erased: list[int]) ->
 
 def test_full_traces_and_the_last_of_a_pack(database: Database) -> None:
     engine = database.engine()
-    packed(engine, a_batch(2))
+    store_packed(engine, a_batch(2))
     store(engine, a_batch(2, first=10))
     wanted = [trace_id(number) for number in (0, 1, 10, 99)]
     report = erase(engine, wanted, organization_id=ORG)
     assert (report.erased, report.packs_rewritten, report.packs_dropped) == (tuple(wanted[:3]), 0, 1)
-    assert counts(engine) == (1, 0, 0)
+    assert row_counts(engine) == (1, 0, 0)
     assert erase(engine, [*wanted, "\0"], organization_id=ORG).erased == ()
 
 
 def test_another_organization_erases_nothing(database: Database) -> None:
     engine = database.engine()
-    packed(engine, a_batch(2))
+    store_packed(engine, a_batch(2))
     store(engine, a_batch(2, first=10))
     ids = [trace_id(number) for number in (0, 1, 10, 11)]
     assert erase(engine, ids, organization_id="another").erased == ()
-    assert counts(engine) == (2, 2, 1)
+    assert row_counts(engine) == (2, 2, 1)
 
 
 def test_the_callers_transaction_decides(database: Database) -> None:
     engine = database.engine()
-    packed(engine, a_batch(3))
+    store_packed(engine, a_batch(3))
     with engine.connect() as connection:
         assert erase(connection, [trace_id(1)], organization_id=ORG).erased == (trace_id(1),)
         connection.rollback()
-    assert counts(engine) == (0, 3, 1)
+    assert row_counts(engine) == (0, 3, 1)
     assert verify_packs(engine).problems == 0
 
 
 @pytest.mark.parametrize("column", ["data", "directory"])
 def test_a_damaged_pack_is_reported(database: Database, column: str) -> None:
     engine = database.engine()
-    flip(engine, packed(engine, a_batch(3)), column)
-    packed(engine, a_batch(3, first=10))
+    flip(engine, store_packed(engine, a_batch(3)), column)
+    store_packed(engine, a_batch(3, first=10))
     report = erase(engine, [trace_id(1), trace_id(11)], organization_id=ORG)
     assert trace_id(11) in report.erased
     assert trace_id(1) in {*report.damaged, *report.erased}
@@ -111,5 +111,5 @@ def test_a_trace_that_moves_meanwhile_is_erased(postgres: Database, moves: str) 
         await_a_lock(postgres, thread)
     thread.join(PATIENCE)
     assert reports[0].erased == (trace_id(1),)
-    assert sum(counts(engine)[:2]) == 2
+    assert sum(row_counts(engine)[:2]) == 2
     assert verify_packs(engine).problems == 0

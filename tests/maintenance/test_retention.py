@@ -10,8 +10,8 @@ from sqlalchemy import func, select
 
 from provider_trace_store.maintenance import prune_packs, unpack, verify_packs
 from provider_trace_store.tables.kinds import METADATA
-from tests.maintenance.test_unpacking import counts, flip, packed
 from tests.support.constants import ORG
+from tests.support.packed_tables import flip, row_counts, store_packed
 from tests.support.traces import a_trace
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ def packed_rows(database: Database) -> int:
 
 def test_old_packs_are_dropped_and_young_ones_stay(database: Database) -> None:
     engine = database.engine()
-    packed(engine, aged(0, 40, 50))
-    packed(engine, aged(10, 1, 2))
-    packed(engine, aged(20, 40, 50), "another")
+    store_packed(engine, aged(0, 40, 50))
+    store_packed(engine, aged(10, 1, 2))
+    store_packed(engine, aged(20, 40, 50), "another")
     dry = prune_packs(engine, older_than=AGE, organization_id=ORG, dry_run=True)
-    assert (dry.traces, dry.packs_dropped, counts(engine)) == (2, 1, (0, 6, 3))
+    assert (dry.traces, dry.packs_dropped, row_counts(engine)) == (2, 1, (0, 6, 3))
     report = prune_packs(engine, older_than=AGE, organization_id=ORG)
     assert (report.traces, report.packs_dropped, report.packs_rewritten) == (2, 1, 0)
-    assert counts(engine) == (0, 6, 2)
+    assert row_counts(engine) == (0, 6, 2)
     assert packed_rows(database) == 4
     assert verify_packs(engine).problems == 0
 
@@ -52,7 +52,7 @@ def test_a_mixed_pack_is_rewritten_when_half_of_it_is_too_old(
     database: Database, ages: tuple[int, ...], expired: int
 ) -> None:
     engine = database.engine()
-    packed(engine, aged(0, *ages))
+    store_packed(engine, aged(0, *ages))
     report = prune_packs(engine, older_than=AGE)
     assert (report.traces, report.packs_dropped, report.packs_rewritten) == (expired, 0, bool(expired))
     assert packed_rows(database) == len(ages) - expired
@@ -63,7 +63,7 @@ def test_a_mixed_pack_is_rewritten_when_half_of_it_is_too_old(
 @pytest.mark.parametrize("column", ["data", "directory"])
 def test_a_damaged_pack(database: Database, column: str) -> None:
     engine = database.engine()
-    old, mixed = packed(engine, aged(0, 40, 50)), packed(engine, aged(10, 40, 41, 1))
+    old, mixed = store_packed(engine, aged(0, 40, 50)), store_packed(engine, aged(10, 40, 41, 1))
     flip(engine, old, column)
     flip(engine, mixed, column)
     report = prune_packs(engine, older_than=AGE)

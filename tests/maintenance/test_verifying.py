@@ -10,8 +10,8 @@ from sqlalchemy import delete, update
 from provider_trace_store.maintenance import verify_packs
 from provider_trace_store.packs.store import PACKS
 from provider_trace_store.tables.kinds import METADATA
-from tests.maintenance.test_unpacking import flip, packed
 from tests.support.constants import SECRET
+from tests.support.packed_tables import flip, store_packed
 from tests.support.traces import a_batch, trace_id
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ ROWS = METADATA.table.c
 
 def test_sound_packs(database: Database) -> None:
     engine = database.engine()
-    packed(engine, a_batch(5))
-    packed(engine, a_batch(5, first=10), "another")
+    store_packed(engine, a_batch(5))
+    store_packed(engine, a_batch(5, first=10), "another")
     report = verify_packs(engine)
     assert (report.packs, report.traces, report.problems, report.findings, report.pruned) == (2, 10, 0, (), 0)
     assert verify_packs(engine, organization_id="another").packs == 1
@@ -31,8 +31,8 @@ def test_sound_packs(database: Database) -> None:
 
 def test_a_flipped_byte_is_found(database: Database) -> None:
     engine = database.engine()
-    bad, worse = packed(engine, a_batch(5)), packed(engine, a_batch(5, first=10))
-    packed(engine, a_batch(5, first=20))
+    bad, worse = store_packed(engine, a_batch(5)), store_packed(engine, a_batch(5, first=10))
+    store_packed(engine, a_batch(5, first=20))
     flip(engine, bad)
     flip(engine, worse, "directory")
     report = verify_packs(engine)
@@ -45,7 +45,7 @@ def test_a_flipped_byte_is_found(database: Database) -> None:
 
 def test_rows_that_do_not_fit_their_pack(database: Database) -> None:
     engine = database.engine()
-    one, two, empty = (packed(engine, a_batch(3, first=first)) for first in (0, 10, 20))
+    one, two, empty = (store_packed(engine, a_batch(3, first=first)) for first in (0, 10, 20))
     missing = uuid4()
     with engine.begin() as connection:
         connection.execute(update(METADATA.table).where(ROWS.id == trace_id(1)).values(pack_id=two))

@@ -57,7 +57,8 @@ lowest: .venv-lowest/installed-dev ## Run the tests with the lowest versions tha
 		tests/reads/test_pages_of_both_tables.py tests/reads/test_counts.py \
 		tests/writes/test_create.py tests/writes/test_database_errors.py tests/writes/test_create_many.py \
 		tests/writes/test_deletion.py tests/spool tests/writer/test_writer.py tests/writer/test_hostile_input.py \
-		tests/writer/test_telemetry.py tests/test_schemas.py tests/test_settings.py \
+		tests/writer/test_telemetry.py tests/test_schemas.py tests/test_settings.py tests/packs \
+		tests/reads/test_packed.py tests/writes/test_packed_ids.py tests/maintenance/test_unpacking.py \
 		tests/test_cli.py::test_migrate_goes_up_and_down
 
 # Other interpreters differ in what they do with threads, forks, exits and event loops, in SQLite, typing and numbers.

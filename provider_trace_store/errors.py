@@ -290,14 +290,13 @@ class TransactionEndedError(ProviderTraceStoreError):
 
 
 class TraceDecodingError(ProviderTraceStoreError, ValueError):
-    """A stored value cannot be read: a document is not JSON, a value is of another type than its column, a pack is damaged.
+    """A stored value cannot be read: no JSON, a value of another type than its column, or a damaged pack.
 
     This package did not write it so. A page lists the other traces, and has the id in `unreadable`.
 
     Args:
         trace_id: the trace; None if its id is not known, or is not text.
-        path: the field, such as `created_at`; `pack` for a packed trace whose pack is damaged or gone; None if it is not
-            known.
+        path: the field, such as `created_at`; `pack` if its pack is damaged or gone; None if it is not known.
     """
 
     def __init__(self, trace_id: str | None = None, path: str | None = None) -> None:
@@ -305,7 +304,7 @@ class TraceDecodingError(ProviderTraceStoreError, ValueError):
         trace = named(trace_id) if trace_id else "a trace"
         remedy = "so this package did not write it: find and correct its row with SQL"
         if path == "pack":
-            remedy = "so it was damaged or removed: run `provider-trace-store verify`, and restore the pack from a backup"
+            remedy = "so it is damaged or gone: run `provider-trace-store verify`, and restore it from a backup"
         super().__init__(f"{value} of {trace} is not readable, {remedy}")
         self.trace_id = trace_id
         self.path = path

@@ -461,11 +461,15 @@ def test_an_internal_error_at_the_commit_is_waited_out(postgres: Database) -> No
         assert (writer.stats.stored, writer.stats.rejected) == (10, 0)
 
 
+# What a writer of full traces reads: its own table, and which ids are packed.
+READ: Final = "provider_traces, provider_trace_metadata"
+
+
 @contextmanager
 def a_role(database: Database, *statements: str) -> Iterator[tuple[str, Callable[[], Session]]]:
     """Create a role that may read, run an administrator's statements, and return the role and its session factory."""
     role = f"writer_{uuid4().hex[:8]}"
-    run_script(database, f"CREATE ROLE {role}", f"GRANT SELECT ON provider_traces TO {role}", *statements)
+    run_script(database, f"CREATE ROLE {role}", f"GRANT SELECT ON {READ} TO {role}", *statements)
 
     def factory() -> Session:
         session = Session(database.engine())

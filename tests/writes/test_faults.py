@@ -315,6 +315,7 @@ async def test_a_role_that_may_not_use_the_schema_or_a_sequence_gets_its_name(
         empty_postgres,
         "ALTER TABLE app.provider_traces ADD COLUMN hosts_number serial",
         f"GRANT INSERT, SELECT ON app.provider_traces TO {role}",
+        f"GRANT SELECT ON app.provider_trace_metadata TO {role}",
     )
     try:
         async with AsyncExitStack() as stack:

@@ -258,7 +258,8 @@ def _missing_privilege(
     is_change = (getattr(error, "statement", None) or "").startswith("UPDATE")
     for table in tables:
         if found := find_table(connection, table):
-            needed = ("SELECT", "UPDATE") if is_change else ("INSERT", "SELECT")
+            # An insert only reads the other table: it looks there for the ids.
+            needed = ("SELECT", "UPDATE") if is_change else ("INSERT", "SELECT") if table is tables[0] else ("SELECT",)
             if missing := missing_privileges(connection, table, found, needed):
                 return PrivilegeMissingError(quoted_table(connection, table), missing, found.role)
     return None

@@ -15,6 +15,8 @@ ORGANIZATION: Final = "org-5f0c2c1e-benchmark"
 BODIES: Final = ("request_json", "response_json")
 # Columns that a row has and a trace does not have.
 _ROW_ONLY: Final = {"organization_id": ORGANIZATION, "is_deleted": False}
+# Only packing writes this column; it is NULL in all other rows.
+_PACK: Final = "pack_id"
 
 Row = tuple[Any, ...]
 
@@ -33,6 +35,7 @@ class Layout:
     def __init__(self, *, metadata: bool) -> None:
         record = ProviderTraceMetadataRecord if metadata else ProviderTraceRecord
         columns = {attribute.key: attribute.columns[0] for attribute in record.__mapper__.column_attrs}
+        columns.pop(_PACK, None)
         types = [column.type.compile(dialect=postgresql.dialect()) for column in columns.values()]  # type: ignore[no-untyped-call]  # SQLAlchemy's
         self._keys = list(columns)
         self._json = {key for key, kind in zip(columns, types, strict=True) if kind == "JSON"}

@@ -162,6 +162,18 @@ def test_a_quick_run_at_scale_asks_every_question_at_each_size(empty_postgres: D
     assert all(question.title in ran.stdout for question in questions())
 
 
+def test_a_quick_run_of_days_packs_all_but_the_last_three(empty_postgres: Database, tmp_path: Path) -> None:
+    before = databases_of(empty_postgres)
+    ran = run(empty_postgres, "--quick", "--json", str(tmp_path / "run.json"), module="benchmarks.scale.days")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    document: dict[str, Any] = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    assert [(found["day"], found["packed"]) for found in document["days"]] == [(1, 0), (2, 0), (3, 0), (4, 20), (5, 20)]
+    last = document["days"][-1]
+    assert last["with"]["provider_traces"] < last["without"]["provider_traces"]
+    assert "Full table, day 5 of day 3: " in ran.stdout
+    assert databases_of(empty_postgres) == before
+
+
 def test_the_tables_of_scale_are_shared_as_their_page_says(empty_postgres: Database) -> None:
     with Bench(empty_postgres.url, Effort()) as bench:
         tables.fill(bench, 5_000, lambda _: None)

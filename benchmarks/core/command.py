@@ -20,14 +20,15 @@ from tests.support.servers import ServerError
 _QUICK: Final = Effort(rounds=1, scale=0.01)
 
 
-def parser(program: str, description: str, *, chooses: bool = True) -> argparse.ArgumentParser:
-    """Return a parser with the options of every command, and those that choose figures."""
+def parser(program: str, description: str, *, chooses: bool = True, repeats: bool = True) -> argparse.ArgumentParser:
+    """Return a parser with the options of every command, and those that choose figures and the number of rounds."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
     ways = f"by default {server.VARIABLE}, else a PostgreSQL of this machine with lz4, else one of the tests' servers"
     url = os.environ.get(server.VARIABLE)
     parser.add_argument("--url", default=url, help=f"of a PostgreSQL role that may create databases; {ways}")
     parser.add_argument("--quick", action="store_true", help="a small part of the work, to see that it runs")
-    parser.add_argument("--rounds", type=int, help="number of rounds that count, at least 1")
+    if repeats:
+        parser.add_argument("--rounds", type=int, help="number of rounds that count, at least 1")
     parser.add_argument("--json", type=Path, metavar="FILE", help="file for all figures with all samples")
     if chooses:
         only = "a figure, or a pattern such as 'get-*'; repeatable"

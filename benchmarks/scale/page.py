@@ -1,6 +1,7 @@
 """The tables of a run in Markdown, for the screen and for `docs/scale.md`, and the picture beside them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,13 +33,13 @@ _STYLES: Final = {"page": "-", "count": "--"}
 
 def text(document: Document) -> str:
     """Return all tables of a run."""
-    return "\n\n".join([_environment(document["environment"]), *_parts(document)])
+    return "\n\n".join([environment_of(document["environment"]), *_parts(document)])
 
 
 def write(document: Document, directory: Path) -> None:
     """Write `scale.md` and `scale.svg` into a directory."""
     _draw(document, directory / "scale.svg")
-    head = f"{_HEAD}\n{_environment(document['environment'])}\n\n![Growth of each read](scale.svg)\n\n{_HOW}"
+    head = f"{_HEAD}\n{environment_of(document['environment'])}\n\n![Growth of each read](scale.svg)\n\n{_HOW}"
     (directory / "scale.md").write_text("\n\n".join([head, *_parts(document)]) + "\n", encoding="utf-8")
 
 
@@ -54,7 +55,8 @@ def _parts(document: Document) -> list[str]:
     ]
 
 
-def _environment(values: Document) -> str:
+def environment_of(values: Document) -> str:
+    """Return the line about the server, the versions and the machine, from what `machine.describe` found."""
     server = " ".join(values["server"].split()[:2])
     names = ("fsync", "synchronous_commit", "shared_buffers", "effective_cache_size")
     settings = ", ".join(f"{name} {values[name]}" for name in names)
@@ -65,21 +67,21 @@ def _environment(values: Document) -> str:
 def _growth(sizes: list[Document]) -> str:
     def row(at_sizes: tuple[Document, ...]) -> list[str]:
         growth = _growth_of(at_sizes)
-        verdict = _verdict(growth, *_GROWTH) if at_sizes[0]["kind"] == "page" else ""
+        verdict = verdict_of(growth, *_GROWTH) if at_sizes[0]["kind"] == "page" else ""
         return [at_sizes[0]["title"], *(f"{at['ours']['p50']:.2f}" for at in at_sizes), f"{growth:.2f}", verdict]
 
-    return _table(["call", *_rows(sizes), "growth", "verdict"], map(row, _by_question(sizes)))
+    return table_of(["call", *_rows(sizes), "growth", "verdict"], map(row, _by_question(sizes)))
 
 
 def _beside(questions: list[Document]) -> str:
     def row(found: Document) -> list[str]:
         times = [f"{found[side][name]:.2f}" for side in ("ours", "raw") for name in ("p50", "p95")]
-        verdict = _verdict(found["ratio"], *_RATIO) if found["kind"] == "page" else ""
+        verdict = verdict_of(found["ratio"], *_RATIO) if found["kind"] == "page" else ""
         counts = [f"{found['results']:,.0f}", str(found["calls"])]
         return [found["title"], *counts, *times, f"{found['ratio']:.2f}", verdict, f"{found['first']['p50']:.2f}"]
 
     head = ["call", "results", "calls", "p50", "p95", "raw p50", "raw p95", "of raw", "verdict", "first time p50"]
-    return _table(head, map(row, questions))
+    return table_of(head, map(row, questions))
 
 
 def _plans(sizes: list[Document]) -> str:
@@ -103,7 +105,7 @@ def _plans(sizes: list[Document]) -> str:
         " parameters. Pages are the 8 KB pages that a call read, cached or not; nodes are those at the largest size;"
         " numbers are the largest of a few calls, of all sizes. A plan is `SHORT` if it reads a whole table at any size"
         f" or sorts more than {_SORTED} rows: a page of each table.\n\n"
-        f"{_table(head, (row(at_sizes, mode) for at_sizes in _by_question(sizes) for mode in _PLANS))}"
+        f"{table_of(head, (row(at_sizes, mode) for at_sizes in _by_question(sizes) for mode in _PLANS))}"
     )
 
 
@@ -111,10 +113,10 @@ def _iteration(found: Document, memory: Document) -> str:
     ratio = f"{found['ours']:,.0f}/s, {found['ratio']:.2f} of {found['limit']:,.0f}/s ({found['name']})"
     used = f"{memory['MB']:.1f} MB, from {memory['before MB']:.0f}"
     rows = [
-        [f"`iter_metadata` over {found['traces']:,}", ratio, _verdict(-found["ratio"], -0.7, -0.4, "{:g}")],
-        ["memory while iterating, above the start", used, _verdict(memory["MB"], 20, 50)],
+        [f"`iter_metadata` over {found['traces']:,}", ratio, verdict_of(-found["ratio"], -0.7, -0.4, "{:g}")],
+        ["memory while iterating, above the start", used, verdict_of(memory["MB"], 20, 50)],
     ]
-    return _table(["figure", "value", "verdict"], rows)
+    return table_of(["figure", "value", "verdict"], rows)
 
 
 def _space(sizes: list[Document]) -> str:
@@ -130,8 +132,8 @@ def _space(sizes: list[Document]) -> str:
     rows = [[title, *(f"{value:,.1f}" for value in numbers)] for title, numbers in values]
     part = _FULL_TRACE / spaces[-1]["total"]
     return (
-        f"{_table(['', *_rows(sizes)], rows)}\n\nAt {_rows(sizes)[-1]} rows a row takes 1/{part:.0f} of a full trace of"
-        f" {_FULL_TRACE:,} bytes: {_verdict(-part, -250, -150, '1/{:g}')}."
+        f"{table_of(['', *_rows(sizes)], rows)}\n\nAt {_rows(sizes)[-1]} rows a row takes 1/{part:.0f} of a full trace"
+        f" of {_FULL_TRACE:,} bytes: {verdict_of(-part, -250, -150, '1/{:g}')}."
     )
 
 
@@ -147,7 +149,7 @@ def _writes(costs: list[Document]) -> str:
     return (
         "Metadata, 1,000 traces a batch; medians of alternating rounds, and of each round's cost. A transaction drops"
         " the index, writes, and is rolled back, so a `create` does not include the commit, which both would pay.\n\n"
-        + _table(head, map(row, costs))
+        + table_of(head, map(row, costs))
     )
 
 
@@ -164,13 +166,14 @@ def _growth_of(at_sizes: tuple[Document, ...]) -> float:
     return growth
 
 
-def _verdict(value: float, aim: float, least: float, shown: str = "{:g}") -> str:
+def verdict_of(value: float, aim: float, least: float, shown: str = "{:g}") -> str:
     """Return the verdict of a value that should be small; values that should be large are given as negative ones."""
     word = "aim" if value <= aim else "ok" if value <= least else "SHORT"
     return f"{word} ({shown.format(abs(aim))}, {shown.format(abs(least))})"
 
 
-def _table(head: list[str], rows: Iterable[list[str]]) -> str:
+def table_of(head: list[str], rows: Iterable[list[str]]) -> str:
+    """Return a table in Markdown."""
     ruler = ["---", *("---" if name in _WORDS else "---:" for name in head[1:])]
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, ruler, *rows))
 
@@ -178,12 +181,9 @@ def _table(head: list[str], rows: Iterable[list[str]]) -> str:
 def _draw(document: Document, path: Path) -> None:
     """Draw how the time of each read grows with the table; both axes are logarithmic."""
     import matplotlib as mpl  # noqa: PLC0415  # nothing else needs it
-    from matplotlib.figure import Figure  # noqa: PLC0415  # same
 
     rows = [size["rows"] for size in document["sizes"]]
-    # Text stays text and ids do not change from run to run: the file is small, and its changes are readable.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "scale", "font.size": 9}):
-        figure = Figure(figsize=(10, 6.5), layout="constrained")
+    with drawing(path) as figure:
         axes = figure.subplots()
         colors = mpl.colormaps["tab20"]
         for number, at_sizes in enumerate(_by_question(document["sizes"])):
@@ -199,6 +199,18 @@ def _draw(document: Document, path: Path) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.grid(visible=True, alpha=0.3)
         figure.legend(loc="outside right upper", frameon=False, title="× growth, smallest to largest table")
+
+
+@contextmanager
+def drawing(path: Path) -> Iterator[Any]:
+    """Yield a figure of Matplotlib, and write it to an SVG file in the end."""
+    import matplotlib as mpl  # noqa: PLC0415  # nothing else needs it
+    from matplotlib.figure import Figure  # noqa: PLC0415  # same
+
+    # Text stays text and ids do not change from run to run: the file is small, and its changes are readable.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem, "font.size": 9}):
+        figure = Figure(figsize=(10, 6.5), layout="constrained")
+        yield figure
         figure.savefig(path, metadata={"Date": None})
     # Matplotlib leaves spaces at the ends of lines.
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -75,11 +75,12 @@ def test_a_file_of_it_is_a_store_that_a_repository_reads(directory: Path) -> Non
     with Session(engine) as session:
         repository = ProviderTraceRepository(session, organization_id=ORG)
         assert repository.get(trace_id(0)) == traces[0]
-        assert [trace.id for trace in repository.list_by_step_id("step-1")] == [trace_id(1)]
     with engine.connect() as connection:
         upgrade(connection)
     with Session(engine) as session:
-        listed = ProviderTraceRepository(session, organization_id=ORG).list_metadata(order="oldest")
+        repository = ProviderTraceRepository(session, organization_id=ORG)
+        assert [trace.id for trace in repository.list_by_step_id("step-1")] == [trace_id(1)]
+        listed = repository.list_metadata(order="oldest")
         assert [item.id for item in listed.items] == [trace.id for trace in traces]
 
 

@@ -170,6 +170,7 @@ async def test_a_role_under_row_level_security_stores_what_it_may(
         postgres,
         f"CREATE ROLE {role}",
         f"GRANT SELECT, INSERT ON {table} TO {role}",
+        f"GRANT SELECT ON provider_trace_metadata TO {role}",
         f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
         f"CREATE POLICY reading ON {table} FOR SELECT USING (true)",
         f"CREATE POLICY writing ON {table} FOR INSERT WITH CHECK (call_type IS NULL)",

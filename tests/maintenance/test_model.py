@@ -35,7 +35,7 @@ NUMBERS: Final = 8
 TENANTS: Final = 2
 RUNS: Final = (None, "run-0", "run-1")
 # An example takes about a second: all reads follow each step.
-EXAMPLES: Final = 12
+EXAMPLES: Final = 10
 
 
 def fields(number: int) -> dict[str, Any]:
@@ -133,7 +133,7 @@ steps = st.one_of(
     st.tuples(st.just("unpack"), tenants),
     st.tuples(st.just("erase"), tenants, st.lists(numbers, min_size=1, max_size=3)),
 )
-histories = st.lists(steps, min_size=4, max_size=14)
+histories = st.lists(steps, min_size=4, max_size=10)
 
 
 class Play:

@@ -54,6 +54,7 @@ class Figure:
     aim: Limit | None = None  # the better limit that we want to reach
     keys: tuple[str, ...] = (RATE,)  # numbers with limits; `RATE` has one by the fastest of the other contenders
     compared: tuple[str, ...] = ()  # numbers that two commits are compared by, if not `keys`
+    more: bool = False  # whether the limits of `keys` are the least, not the most
     once: bool = False  # whether there is a single round, without another one before it
 
     @contextmanager
@@ -160,7 +161,8 @@ class Result:
             return Comparison(self.series).ratio >= limit[0]
         [samples] = self.series.values()
         numbers = medians(samples)
-        return all(numbers[key] <= most for key, most in zip(self.figure.keys, limit, strict=True))
+        pairs = zip((numbers[key] for key in self.figure.keys), limit, strict=True)
+        return all(number >= each if self.figure.more else number <= each for number, each in pairs)
 
     def _rates(self, title: str, limits: str) -> Iterator[str]:
         found = Comparison(self.series)

@@ -33,7 +33,7 @@ Work = Callable[[int], Coroutine[Any, Any, float]]
 # Makes the argument of `create_many` of a batch.
 Given = Callable[[list[ProviderTrace]], Iterable[ProviderTrace]]
 
-_TABLES: Final = (rows.FULL.table, rows.METADATA.table)
+_TABLES: Final = (rows.FULL.table, rows.METADATA.table, rows.PACKS)
 _BODIES: Final = [rows.FULL.place(name) for name in rows.BODIES]
 # As on the server: neither side waits for the disk.
 _PRAGMAS: Final = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = OFF")

@@ -13,6 +13,8 @@ from provider_trace_store.schemas import new_trace_id
 
 ORGANIZATION: Final = "org-5f0c2c1e-benchmark"
 BODIES: Final = ("request_json", "response_json")
+# The table of packs, which only packing writes.
+PACKS: Final = "provider_trace_packs"
 # Columns that a row has and a trace does not have.
 _ROW_ONLY: Final = {"organization_id": ORGANIZATION, "is_deleted": False}
 # Only packing writes this column; it is NULL in all other rows.

@@ -2,7 +2,8 @@
 
 The file's table is one of the package's own, `provider_traces` or `provider_trace_metadata`, without its secondary
 indexes: a repository's `get` reads a file of full traces, and all reads do once the file is migrated. SQLite's
-`user_version` is the `rowid` of the last row that was stored in the database. SQLite's `application_id` marks the file as the spool's, and says which table it has.
+`user_version` is the `rowid` of the last row that was stored in the database. SQLite's `application_id` marks the file
+as the spool's, and says which table it has.
 
 A trace that is submitted again while its row is in the file gets a row, too: its id is followed by a NUL and a number,
 so that the file's primary key takes it. Reading a row removes both.

@@ -34,8 +34,9 @@ bench-scale: $(VENV)/installed-bench ## Measure reads at 100,000 to 10,000,000 r
 bench-packs: $(VENV)/installed-bench ## Measure the database over 30 days with and without packs, into docs/ (2 minutes)
 	$(BIN)/python -m benchmarks.scale.days --docs docs
 
-chaos: $(VENV)/installed-dev ## Kill writing processes and servers, and count what it costs, into docs/ (about 4 minutes)
+chaos: $(VENV)/installed-dev ## Kill writing processes and servers, and count what it costs, into docs/ (about 12 minutes)
 	$(BIN)/python -m tests.chaos --docs docs/writer.md
+	$(BIN)/python -m tests.chaos.packing --rounds 100
 
 isolation: $(VENV)/installed-dev ## One bad trace among 100 good ones, 1,000 times, drawn from all faults (about 10 minutes)
 	$(BIN)/python -m tests.chaos.isolation --rounds 1000

@@ -51,6 +51,7 @@ _INTERNAL_CLASS: Final = "XX"
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
 _CHECK_VIOLATION: Final = "23514"
 UNIQUE_VIOLATION: Final = "23505"
+SERIALIZATION_FAILURE: Final = "40001"
 _MISSING_OBJECTS: Final = {
     "3F000": "another schema",
     "42P01": "another table",

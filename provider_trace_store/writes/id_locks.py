@@ -19,6 +19,7 @@ from weakref import ref
 
 from sqlalchemy import String, func, literal_column, or_, select, text
 
+from provider_trace_store.database.drivers import SERIALIZATION_FAILURE
 from provider_trace_store.database.transactions import one_transaction
 from provider_trace_store.errors import ProviderTraceUnavailableError
 from provider_trace_store.tables.ids import each_of, lookup_for
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 SEED: Final = 0x7074733A696473
 # PostgreSQL's default of `max_locks_per_transaction`.
 _RESERVED: Final = 64
-_SERIALIZATION_FAILURE: Final = "40001"
 _INFO: Final = f"{__name__}.held"
 # Whether half of the table of locks is free after `:more` locks. The server's table has at least so many places.
 _IS_ROOM: Final = text(
@@ -76,7 +76,7 @@ def _lock_ids(connection: Connection, trace_ids: Collection[str]) -> None:
     more = {"more": len(trace_ids)} if looks_for_room else {}
     lock = connection.execute(_lock(lookup, looks_for_room=looks_for_room), parameters | more).one()
     if lock.waited and not lock.isolation.startswith("read "):
-        raise ProviderTraceUnavailableError(next(iter(trace_ids)), _SERIALIZATION_FAILURE)
+        raise ProviderTraceUnavailableError(next(iter(trace_ids)), SERIALIZATION_FAILURE)
 
 
 def _held(connection: Connection, more: int) -> int:

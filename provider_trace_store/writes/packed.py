@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import String, Text, bindparam, cast, func, literal, literal_column, select
 
 from provider_trace_store.codec import same_document
-from provider_trace_store.database.drivers import errors_of, sqlstate_of
+from provider_trace_store.database.drivers import SERIALIZATION_FAILURE, errors_of, sqlstate_of
 from provider_trace_store.database.transactions import in_autocommit
 from provider_trace_store.errors import ProviderTraceUnavailableError
 from provider_trace_store.packs.format import PACKED_DOCUMENTS, DamagedPackError
@@ -39,7 +39,6 @@ _IS_PACKED: Final[ColumnElement[bool]] = METADATA.columns["pack_id"].is_not(None
 # The places in `Row.values` of a full trace of the values that its row of metadata has, too.
 _METADATA_PLACES: Final = tuple(FULL.layout.fields.index(name) for name in METADATA.layout.fields)
 _TAGS: Final = "agent_tags"
-_SERIALIZATION_FAILURE: Final = "40001"
 
 
 def is_any_packed(connection: Connection, rows: Sequence[Row], *, order_is_plain: bool) -> bool:
@@ -99,7 +98,7 @@ def same_packed(connection: Connection, candidates: Sequence[tuple[Row, StoredRo
     found = documents_of(connection, wanted) if wanted else {}
     for row, _ in candidates:
         if row.trace_id not in found:
-            raise ProviderTraceUnavailableError(row.trace_id, _SERIALIZATION_FAILURE)
+            raise ProviderTraceUnavailableError(row.trace_id, SERIALIZATION_FAILURE)
     return {row.trace_id for row, head in candidates if _is_same(row, head, found.get(row.trace_id))}
 
 
@@ -121,14 +120,14 @@ def _fail_if_hidden(connection: Connection, rows: Sequence[Row]) -> None:
     """
     lookup, parameters = lookup_for([row.trace_id for row in rows], connection.dialect.name)
     if (connection.scalar(_count(lookup), parameters) or 0) > len(rows):
-        raise ProviderTraceUnavailableError(rows[0].trace_id, _SERIALIZATION_FAILURE)
+        raise ProviderTraceUnavailableError(rows[0].trace_id, SERIALIZATION_FAILURE)
     for row in rows:
         probe = row._replace(values=[row.values[place] for place in _METADATA_PLACES])
         nested = connection.begin_nested()
         try:
             insert_unless_taken(connection, METADATA, probe)
         except errors_of(connection) as error:
-            if sqlstate_of(error) == _SERIALIZATION_FAILURE:
+            if sqlstate_of(error) == SERIALIZATION_FAILURE:
                 raise
         finally:
             nested.rollback()

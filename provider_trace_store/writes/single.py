@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from provider_trace_store.database.catalog import columns_of_index
-from provider_trace_store.database.drivers import UNIQUE_VIOLATION, write_error
+from provider_trace_store.database.drivers import SERIALIZATION_FAILURE, UNIQUE_VIOLATION, write_error
 from provider_trace_store.database.transactions import ending_of, guarded, one_transaction
 from provider_trace_store.errors import (
     PartitionMissingError,
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 _BYTES_AT_ONCE: Final = 4 * 2**20
 # How often a row is sent again whose id is taken by a row that cannot be seen.
 _TRIES: Final = 2
-_SERIALIZATION_FAILURE: Final = "40001"
 
 _Result = TypeVar("_Result")
 
@@ -223,7 +222,7 @@ class RowStore:
             return stored
         if isinstance(rejection, _PackedError):
             # Its trace was unpacked or erased between the two looks.
-            raise ProviderTraceUnavailableError(row.trace_id, _SERIALIZATION_FAILURE)
+            raise ProviderTraceUnavailableError(row.trace_id, SERIALIZATION_FAILURE)
         if not self._is_duplicate(rejection, connection):
             raise rejection
         for _ in range(_TRIES):

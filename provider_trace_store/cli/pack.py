@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from provider_trace_store.cli.migrate import Schema, Url  # noqa: TC001  (typer reads the annotations)
 from provider_trace_store.cli.output import say
 from provider_trace_store.cli.progress import (
+    MB,
     DryRun,
     Json,
     Organization,
@@ -38,7 +39,6 @@ Idle = Annotated[
 Vacuum = Annotated[
     bool, typer.Option("--vacuum", help="Run VACUUM of provider_traces afterwards, so that new rows reuse the space.")
 ]
-_MB: Final = 1_000_000
 
 
 def pack(
@@ -83,7 +83,7 @@ def _described(report: PackReport) -> str:
     saved = report.stored_bytes_before - report.stored_bytes_after
     would = "would pack about" if report.is_dry_run else "packed"
     sizes = (report.raw_bytes, report.stored_bytes_before, report.stored_bytes_after, saved)
-    text, before, after, less = (f"{size / _MB:.1f} MB" for size in sizes)
+    text, before, after, less = (f"{size / MB:.1f} MB" for size in sizes)
     lines = [
         f"{would} {report.traces} traces into {report.packs} packs: {text} of text",
         f"stored before: {before}, in packs: {after}, saved: {less}, time: {report.seconds:.1f} s",

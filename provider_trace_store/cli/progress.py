@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from provider_trace_store.maintenance.progress import Progress
 
-_MB: Final = 1_000_000
+MB: Final = 1_000_000
 _INTERRUPTED: Final = 130  # what a shell reports for a command that Ctrl-C ended
 _BETWEEN_LINES: Final = 5.0  # seconds
 
@@ -115,5 +115,5 @@ class _Lines:
 
 
 def _figures(progress: Progress) -> str:
-    saved = "" if progress.saved_bytes is None else f", {progress.saved_bytes / _MB:.1f} MB saved"
-    return f"{progress.bytes_per_second / _MB:.1f} MB/s{saved}"
+    saved = "" if progress.saved_bytes is None else f", {progress.saved_bytes / MB:.1f} MB saved"
+    return f"{progress.bytes_per_second / MB:.1f} MB/s{saved}"

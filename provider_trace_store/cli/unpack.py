@@ -9,7 +9,7 @@ import typer
 
 from provider_trace_store.cli.migrate import Schema, Url  # noqa: TC001  (typer reads the annotations)
 from provider_trace_store.cli.output import say
-from provider_trace_store.cli.progress import DryRun, Json, Organization, Pause, Rate, display, run_job
+from provider_trace_store.cli.progress import MB, DryRun, Json, Organization, Pause, Rate, display, run_job
 from provider_trace_store.errors import shown
 from provider_trace_store.maintenance import unpack as run_unpack
 from provider_trace_store.maintenance import verify_packs
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from provider_trace_store.maintenance import UnpackReport, VerifyReport
 
-_MB: Final = 1_000_000
 # The findings that are printed without --json.
 _SHOWN: Final = 100
 
@@ -66,7 +65,7 @@ def verify(*, organization: Organization = None, as_json: Json = False, url: Url
 
 def _unpacked(report: UnpackReport) -> str:
     would = "would unpack" if report.is_dry_run else "unpacked"
-    text = f"{report.raw_bytes / _MB:.1f} MB of text"
+    text = f"{report.raw_bytes / MB:.1f} MB of text"
     lines = [f"{would} {report.traces} traces of {report.packs} packs: {text}, time: {report.seconds:.1f} s"]
     if report.pruned:
         lines.append(f"not restored: {report.pruned} traces whose metadata was deleted for good")
@@ -77,7 +76,7 @@ def _unpacked(report: UnpackReport) -> str:
 
 
 def _verified(report: VerifyReport) -> str:
-    text = f"{report.raw_bytes / _MB:.1f} MB of text"
+    text = f"{report.raw_bytes / MB:.1f} MB of text"
     lines = [
         f"read {report.packs} packs, {text}: {report.traces} traces are as they were written",
         f"problems: {report.problems}, time: {report.seconds:.1f} s",

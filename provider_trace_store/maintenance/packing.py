@@ -21,6 +21,7 @@ from provider_trace_store.maintenance.conditions import check_conditions
 from provider_trace_store.maintenance.durations import checked_duration
 from provider_trace_store.maintenance.moving import LeftError, Reason, move
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
+from provider_trace_store.maintenance.stored_packs import connected
 from provider_trace_store.maintenance.vacuum import statement_of_vacuum, vacuum_table
 from provider_trace_store.packs.format import PackBuilder, without
 from provider_trace_store.packs.store import PACKS
@@ -133,7 +134,7 @@ def pack(  # noqa: PLR0913  (each is an option of the command)
         "idle_since": now - checked_duration(idle, "idle"),
     }
     throttle = Throttle(rate, pause)
-    with Stop() as stop, one_at_a_time(engine), _connected(engine) as connection:
+    with Stop() as stop, one_at_a_time(engine), connected(engine) as connection:
         with connection.begin():
             check_conditions(connection)
         candidates = Candidates(connection, organization_id=organization_id, **moments)
@@ -355,11 +356,3 @@ class _Batch:
         self.stamps[head.trace_id] = body.stamp
         self.dates[head.trace_id] = head.created_at
         self.sizes[head.trace_id] = head.size
-
-
-def _connected(engine: Engine) -> Connection:
-    connection = engine.connect()
-    if engine.dialect.name == "postgresql":
-        # Each statement must see what others have committed, and an engine in autocommit mode has no transactions.
-        connection = connection.execution_options(isolation_level="READ COMMITTED")
-    return connection

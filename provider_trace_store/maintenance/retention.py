@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import update
-from sqlalchemy.exc import DBAPIError
 
-from provider_trace_store.database.drivers import sqlstate_of
 from provider_trace_store.maintenance.durations import checked_duration
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
 from provider_trace_store.maintenance.stored_packs import (
-    UnexpectedCountError,
+    PackFailure,
+    attempted,
     begin,
     connected,
+    contents,
     dates_of,
     delete_pack,
     listed,
@@ -23,7 +24,6 @@ from provider_trace_store.maintenance.stored_packs import (
     replace,
     stored_pack,
 )
-from provider_trace_store.maintenance.unpacking import PackFailure, contents
 from provider_trace_store.packs.format import DamagedPackError, Directory, without
 from provider_trace_store.packs.store import PACKS
 from provider_trace_store.tables.kinds import METADATA
@@ -98,12 +98,10 @@ def prune_packs(  # noqa: PLR0913  (each will be an option of the command)
     traces = dropped = rewritten = 0
     failures: list[PackFailure] = []
     meter = Meter("prune", on_progress, None)
-    conditions = [PACKS.c.first_created_at < cutoff]
-    if organization_id is not None:
-        conditions.append(PACKS.c.organization_id == organization_id)
     with Stop() as stop, one_at_a_time(engine), connected(engine) as connection:
-        for row in listed(connection, *conditions):
-            result = _attempt(connection, row, cutoff, dry_run=dry_run)
+        for row in listed(connection, organization_id, PACKS.c.first_created_at < cutoff):
+            action = partial(_prune_one, connection, row, cutoff, dry_run=dry_run)
+            result = attempted(connection, row.id, action, "the change")
             if isinstance(result, PackFailure):
                 failures.append(result)
             else:
@@ -118,26 +116,16 @@ def prune_packs(  # noqa: PLR0913  (each will be an option of the command)
     return PruneReport(traces, dropped, rewritten, tuple(failures), round(meter.seconds, 3), dry_run)
 
 
-def _attempt(
-    connection: Connection, row: Row[Any], cutoff: datetime, *, dry_run: bool
-) -> tuple[int, bool] | PackFailure:
-    try:
-        with connection.begin():
-            if not dry_run:
-                begin(connection)
-            stored = stored_pack(connection, row.id, lock=not dry_run)
-            if stored is None:
-                return 0, False
-            if row.last_created_at < cutoff:
-                return _drop(connection, stored, dry_run=dry_run), True
-            return _rewrite(connection, stored, cutoff, dry_run=dry_run), False
-    except (DamagedPackError, UnexpectedCountError) as error:
-        return PackFailure(row.id, (), str(error))
-    except DBAPIError as error:
-        if error.connection_invalidated:
-            raise
-        code = sqlstate_of(error) or type(error.orig).__name__
-        return PackFailure(row.id, (), f"the database refused the change: {code}")
+def _prune_one(connection: Connection, row: Row[Any], cutoff: datetime, *, dry_run: bool) -> tuple[int, bool]:
+    """Drop or rewrite a pack; return how many bodies went, and whether the pack was dropped."""
+    if not dry_run:
+        begin(connection)
+    stored = stored_pack(connection, row.id, lock=not dry_run)
+    if stored is None:
+        return 0, False
+    if row.last_created_at < cutoff:
+        return _drop(connection, stored, dry_run=dry_run), True
+    return _rewrite(connection, stored, cutoff, dry_run=dry_run), False
 
 
 def _drop(connection: Connection, stored: StoredPack, *, dry_run: bool) -> int:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import delete, select, text, update
+from sqlalchemy.exc import DBAPIError
 
+from provider_trace_store.database.drivers import sqlstate_of
 from provider_trace_store.database.transactions import begin_on_sqlite
-from provider_trace_store.packs.format import Directory, Pack
+from provider_trace_store.packs.format import DamagedPackError, Directory, Pack
 from provider_trace_store.packs.store import PACKS, insert_pack, new_pack_id
 from provider_trace_store.tables.ids import is_among, lookup_for
 from provider_trace_store.tables.kinds import METADATA
 from provider_trace_store.tables.moments import moment_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from datetime import datetime
     from uuid import UUID
 
     from sqlalchemy import ColumnElement, Connection, Engine, Row
+
+_Result = TypeVar("_Result")
 
 _LISTED: Final = 500
 _LOCK_TIMEOUT: Final = text("SET LOCAL lock_timeout = '5s'")
@@ -29,6 +34,37 @@ class UnexpectedCountError(Exception):
 
     def __init__(self, what: str, expected: int, changed: int) -> None:
         super().__init__(f"{what}: {changed} of {expected} rows; look for triggers, rules and row-level security")
+
+
+class DamagedTracesError(DamagedPackError):
+    """Some traces of a pack are damaged.
+
+    Args:
+        trace_ids: their ids.
+    """
+
+    def __init__(self, trace_ids: Collection[str]) -> None:
+        super().__init__("the documents of some traces are damaged")
+        self.trace_ids = tuple(trace_ids)
+
+
+@dataclass(frozen=True)
+class PackFailure:
+    """A pack that a command left as it was.
+
+    Args:
+        pack_id: the pack.
+        trace_ids: the damaged traces; none if the pack as a whole is damaged or refused.
+        problem: what is wrong, without content.
+    """
+
+    pack_id: UUID
+    trace_ids: tuple[str, ...]
+    problem: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the failure as values that every JSON writer writes."""
+        return {**asdict(self), "pack_id": str(self.pack_id)}
 
 
 class StoredPack(NamedTuple):
@@ -59,13 +95,16 @@ def connected(engine: Engine) -> Connection:
     return connection
 
 
-def listed(connection: Connection, *conditions: ColumnElement[bool]) -> Iterator[Row[Any]]:
+def listed(connection: Connection, organization_id: str | None, *conditions: ColumnElement[bool]) -> Iterator[Row[Any]]:
     """Yield id, organization, dates, traces and raw bytes of the packs, by id; each page in a transaction of its own.
 
     Args:
         connection: without a transaction.
+        organization_id: only this organization; None for all.
         conditions: only packs that meet all of these.
     """
+    if organization_id is not None:
+        conditions = (*conditions, PACKS.c.organization_id == organization_id)
     names = ("id", "organization_id", "first_created_at", "last_created_at", "traces", "raw_bytes")
     query = select(*(PACKS.c[name] for name in names)).where(*conditions).order_by(PACKS.c.id).limit(_LISTED)
     page = query
@@ -76,6 +115,48 @@ def listed(connection: Connection, *conditions: ColumnElement[bool]) -> Iterator
         if len(rows) < _LISTED:
             return
         page = query.where(PACKS.c.id > rows[-1].id)
+
+
+def contents(stored: StoredPack, directory: Directory, trace_ids: Collection[str]) -> Iterator[Any]:
+    """Yield the id and the documents, or the error, of each of some traces of a pack.
+
+    Args:
+        stored: the pack.
+        directory: its directory.
+        trace_ids: the traces, in the order of the directory.
+    """
+    data = memoryview(stored.pack.data)
+    parts = {part: bytes(data[part.start : part.start + part.length]) for part in directory.parts_of(trace_ids)}
+    yield from directory.documents_of(trace_ids, parts)
+
+
+def attempted(
+    connection: Connection, pack_id: UUID, action: Callable[[], _Result], refused: str
+) -> _Result | PackFailure:
+    """Run an action on a pack in a transaction; return its result, or why the pack stays as it is.
+
+    Args:
+        connection: without a transaction.
+        pack_id: the pack.
+        action: runs the statements.
+        refused: what the database refuses if it does, as the problem says it.
+
+    Raises:
+        DBAPIError: the connection was lost.
+    """
+    try:
+        with connection.begin():
+            return action()
+    except DamagedTracesError as error:
+        return PackFailure(pack_id, error.trace_ids, str(error))
+    except (DamagedPackError, UnexpectedCountError) as error:
+        return PackFailure(pack_id, (), str(error))
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise
+        # The driver's message can have content.
+        code = sqlstate_of(error) or type(error.orig).__name__
+        return PackFailure(pack_id, (), f"the database refused {refused}: {code}")
 
 
 def begin(connection: Connection) -> None:

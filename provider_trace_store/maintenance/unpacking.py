@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import JSON, LargeBinary, Text, bindparam, cast, delete, insert, select, type_coerce
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import NullType
 
-from provider_trace_store.database.drivers import sqlstate_of
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
 from provider_trace_store.maintenance.stored_packs import (
+    DamagedTracesError,
+    PackFailure,
     StoredPack,
     UnexpectedCountError,
+    attempted,
     begin,
     connected,
+    contents,
     dates_of,
     delete_pack,
     listed,
     stored_pack,
 )
 from provider_trace_store.packs.format import PACKED_DOCUMENTS, DamagedPackError, Directory
-from provider_trace_store.packs.store import PACKS
 from provider_trace_store.tables.ids import is_among, lookup_for
 from provider_trace_store.tables.kinds import FULL, METADATA
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Iterator
     from uuid import UUID
 
     from sqlalchemy import Connection, Engine, Insert, Select
@@ -38,25 +39,6 @@ if TYPE_CHECKING:
 
 # The raw bytes of the rows of one statement.
 _BATCH_BYTES: Final = 4_000_000
-
-
-@dataclass(frozen=True)
-class PackFailure:
-    """A pack that a command left as it was.
-
-    Args:
-        pack_id: the pack.
-        trace_ids: the damaged traces; none if the pack as a whole is damaged or refused.
-        problem: what is wrong, without content.
-    """
-
-    pack_id: UUID
-    trace_ids: tuple[str, ...]
-    problem: str
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the failure as values that every JSON writer writes."""
-        return {**asdict(self), "pack_id": str(self.pack_id)}
 
 
 @dataclass(frozen=True)
@@ -114,9 +96,8 @@ def unpack(  # noqa: PLR0913  (each is an option of the command)
     failures: list[PackFailure] = []
     meter = Meter("unpack", on_progress, None)
     with Stop() as stop, one_at_a_time(engine), connected(engine) as connection:
-        conditions = () if organization_id is None else (PACKS.c.organization_id == organization_id,)
-        for row in listed(connection, *conditions):
-            result = _attempt(connection, row.id, dry_run=dry_run)
+        for row in listed(connection, organization_id):
+            result = attempted(connection, row.id, partial(unpack_one, connection, row.id, dry_run=dry_run), "the pack")
             if isinstance(result, PackFailure):
                 failures.append(result)
             elif result is not None:
@@ -161,47 +142,6 @@ def unpack_one(connection: Connection, pack_id: UUID, *, dry_run: bool = False) 
                 raise UnexpectedCountError("deleting rows of metadata", len(wanted), deleted)
         delete_pack(connection, pack_id)
     return len(wanted), len(directory.trace_ids) - len(wanted)
-
-
-class DamagedTracesError(DamagedPackError):
-    """Some traces of a pack are damaged.
-
-    Args:
-        trace_ids: their ids.
-    """
-
-    def __init__(self, trace_ids: Collection[str]) -> None:
-        super().__init__("the documents of some traces are damaged")
-        self.trace_ids = tuple(trace_ids)
-
-
-def contents(stored: StoredPack, directory: Directory, trace_ids: Collection[str]) -> Iterator[Any]:
-    """Yield the id and the documents, or the error, of each of some traces of a pack.
-
-    Args:
-        stored: the pack.
-        directory: its directory.
-        trace_ids: the traces, in the order of the directory.
-    """
-    data = memoryview(stored.pack.data)
-    parts = {part: bytes(data[part.start : part.start + part.length]) for part in directory.parts_of(trace_ids)}
-    yield from directory.documents_of(trace_ids, parts)
-
-
-def _attempt(connection: Connection, pack_id: UUID, *, dry_run: bool) -> tuple[int, int] | PackFailure | None:
-    try:
-        with connection.begin():
-            return unpack_one(connection, pack_id, dry_run=dry_run)
-    except DamagedTracesError as error:
-        return PackFailure(pack_id, error.trace_ids, str(error))
-    except (DamagedPackError, UnexpectedCountError) as error:
-        return PackFailure(pack_id, (), str(error))
-    except DBAPIError as error:
-        if error.connection_invalidated:
-            raise
-        # The driver's message can have content.
-        code = sqlstate_of(error) or type(error.orig).__name__
-        return PackFailure(pack_id, (), f"the database refused the pack: {code}")
 
 
 def _batches(stored: StoredPack, directory: Directory, wanted: list[str]) -> Iterator[list[tuple[str, Documents]]]:

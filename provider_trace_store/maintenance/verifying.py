@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import func, select
 
 from provider_trace_store.maintenance.progress import Meter, Stop
-from provider_trace_store.maintenance.stored_packs import listed, stored_pack
-from provider_trace_store.maintenance.unpacking import contents
+from provider_trace_store.maintenance.stored_packs import contents, listed, stored_pack
 from provider_trace_store.packs.format import DamagedPackError, Directory
 from provider_trace_store.packs.store import PACKS
 from provider_trace_store.tables.ids import is_among, lookup_for
@@ -104,8 +103,7 @@ class _Verifier:
     def run(self, stop: Stop) -> None:
         with self._connection.begin():
             named = self._count_named()
-        conditions = () if self._organization_id is None else (PACKS.c.organization_id == self._organization_id,)
-        for row in listed(self._connection, *conditions):
+        for row in listed(self._connection, self._organization_id):
             with self._connection.begin():
                 self._check(row.id, named.get(row.id, 0))
             self._meter.add(row.traces, row.raw_bytes)

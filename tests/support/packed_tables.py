@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select, text, update
@@ -14,8 +15,8 @@ from tests.support.constants import ORG
 from tests.support.packs import pack_now
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Sequence
+    from concurrent.futures import Future
     from uuid import UUID
 
     from sqlalchemy import Engine
@@ -61,11 +62,11 @@ def flip(engine: Engine, pack_id: UUID, column: str = "data") -> None:
         connection.execute(update(PACKS).where(PACKS.c.id == pack_id).values({column: bytes(stored)}))
 
 
-def await_a_lock(database: Database, client: threading.Thread) -> None:
-    """Return as soon as a session waits for a lock."""
+def await_a_lock(database: Database, client: threading.Thread | Future[Any]) -> None:
+    """Return as soon as a session waits for a lock; fail if the client that should wait has ended."""
     waiting = text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
     with database.engine().connect().execution_options(isolation_level="AUTOCOMMIT") as observer:
         while not observer.scalar(waiting):
-            assert client.is_alive()
+            assert client.is_alive() if isinstance(client, threading.Thread) else not client.done()

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from provider_trace_store import (
@@ -16,35 +16,19 @@ from provider_trace_store import (
     ProviderTraceUnavailableError,
 )
 from provider_trace_store.packs.store import PACKS
-from provider_trace_store.tables.kinds import KINDS
 from tests.support.batches import refusals
 from tests.support.constants import MOMENT, ORG, PATIENCE
+from tests.support.packed_tables import await_a_lock, row_counts, store, store_packed
 from tests.support.packs import pack_now
 from tests.support.traces import a_batch, a_trace
-from tests.support.waiting import wait_until
 from tests.support.writers import a_writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import Engine
-
     from provider_trace_store import ProviderTrace
     from tests.support.clients import Client
     from tests.support.servers import Database
-
-
-def stored_and_packed(database: Database, traces: list[ProviderTrace]) -> None:
-    with Session(database.engine()) as session, session.begin():
-        ProviderTraceRepository(session, organization_id=ORG).create_many(traces)
-        pack_now(session.connection(), [trace.id for trace in traces])
-
-
-def counts_of(database: Database) -> tuple[int, int]:
-    """Return the numbers of full rows and of rows of metadata."""
-    with database.engine().connect() as connection:
-        metadata, full = (connection.scalar(select(func.count()).select_from(kind.table)) for kind in KINDS)
-    return full or 0, metadata or 0
 
 
 def changed(trace: ProviderTrace) -> ProviderTrace:
@@ -53,7 +37,7 @@ def changed(trace: ProviderTrace) -> ProviderTrace:
 
 async def test_create_returns_a_packed_trace_and_refuses_another_content(client: Client, database: Database) -> None:
     traces = a_batch(3)
-    stored_and_packed(database, traces)
+    store_packed(database.engine(), traces)
     repository = client.repository(organization_id=ORG)
     assert await repository.create(traces[0]) == traces[0]
     for other in (
@@ -66,23 +50,23 @@ async def test_create_returns_a_packed_trace_and_refuses_another_content(client:
             await repository.create(other)
     assert await repository.get(traces[0].id) == traces[0]
     await client.commit()
-    assert counts_of(database) == (0, 3)
+    assert row_counts(database.engine())[:2] == (0, 3)
 
 
 async def test_create_many_counts_packed_traces_as_unchanged(client: Client, database: Database) -> None:
     traces = a_batch(30)
-    stored_and_packed(database, traces[:20])
+    store_packed(database.engine(), traces[:20])
     repository = client.repository(organization_id=ORG)
     result = await repository.create_many([*traces[:10], changed(traces[10]), *traces[11:]])
     assert (result.created, result.unchanged) == (10, 19)
     assert refusals(result) == [(traces[10].id, ProviderTraceConflictError)]
     await client.commit()
-    assert counts_of(database) == (10, 20)
+    assert row_counts(database.engine())[:2] == (10, 20)
 
 
 async def test_another_organization_gets_a_conflict(client: Client, database: Database) -> None:
     traces = a_batch(2)
-    stored_and_packed(database, traces)
+    store_packed(database.engine(), traces)
     repository = client.repository(organization_id="another")
     with pytest.raises(ProviderTraceConflictError):
         await repository.create(traces[0])
@@ -91,18 +75,18 @@ async def test_another_organization_gets_a_conflict(client: Client, database: Da
 
 async def test_metadata_of_a_packed_trace_is_unchanged(client: Client, database: Database) -> None:
     traces = a_batch(2)
-    stored_and_packed(database, traces)
+    store_packed(database.engine(), traces)
     repository = client.repository(organization_id=ORG, metadata_only=True)
     assert (await repository.create(traces[0])).id == traces[0].id
     with pytest.raises(ProviderTraceConflictError):
         await repository.create(traces[0].model_copy(update={"run_id": "another"}))
     await client.commit()
-    assert counts_of(database) == (0, 2)
+    assert row_counts(database.engine())[:2] == (0, 2)
 
 
 async def test_a_deleted_packed_trace_is_a_conflict(client: Client, database: Database) -> None:
     traces = a_batch(1)
-    stored_and_packed(database, traces)
+    store_packed(database.engine(), traces)
     repository = client.repository(organization_id=ORG)
     assert await repository.delete(traces[0].id)
     assert not await repository.delete(traces[0].id)
@@ -115,38 +99,25 @@ async def test_a_deleted_packed_trace_is_a_conflict(client: Client, database: Da
 
 async def test_a_damaged_pack_never_counts_as_the_same(client: Client, database: Database) -> None:
     traces = a_batch(1)
-    stored_and_packed(database, traces)
+    store_packed(database.engine(), traces)
     with database.engine().begin() as connection:
         connection.execute(PACKS.update().values(data=b"damaged"))
     repository = client.repository(organization_id=ORG)
     with pytest.raises(ProviderTraceConflictError):
         await repository.create(traces[0])
     await client.commit()
-    assert counts_of(database) == (0, 1)
+    assert row_counts(database.engine())[:2] == (0, 1)
 
 
 def test_the_writer_stores_no_packed_trace_again(database: Database) -> None:
     traces = a_batch(20)
-    stored_and_packed(database, traces[:10])
+    store_packed(database.engine(), traces[:10])
     with a_writer(database) as writer:
         for trace in traces:
             writer.submit(trace, organization_id=ORG)
         assert writer.flush(PATIENCE)
         assert (writer.stats.stored, writer.stats.unchanged, writer.stats.rejected) == (10, 10, 0)
-    assert counts_of(database) == (10, 10)
-
-
-def waiting_for_another(engine: Engine) -> Callable[[], bool]:
-    """Return the condition that a session of the database waits for a lock."""
-    statement = text(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    )
-
-    def is_waiting() -> bool:
-        with engine.connect() as connection:
-            return bool(connection.scalar(statement))
-
-    return is_waiting
+    assert row_counts(database.engine())[:2] == (10, 10)
 
 
 def while_it_is_packed(database: Database, traces: list[ProviderTrace], action: Callable[[], Any]) -> Any:
@@ -156,7 +127,7 @@ def while_it_is_packed(database: Database, traces: list[ProviderTrace], action: 
         with engine.begin() as connection:
             pack_now(connection, [trace.id for trace in traces])
             running = pool.submit(action)
-            wait_until(waiting_for_another(engine))
+            await_a_lock(database, running)
         return running.result(PATIENCE)
 
 
@@ -164,8 +135,7 @@ def while_it_is_packed(database: Database, traces: list[ProviderTrace], action: 
 @pytest.mark.parametrize("number", [1, 20])
 def test_an_id_that_is_sent_while_it_is_packed_is_not_stored_twice(postgres: Database, level: str, number: int) -> None:
     traces = a_batch(number)
-    with Session(postgres.engine()) as session, session.begin():
-        ProviderTraceRepository(session, organization_id=ORG).create_many(traces)
+    store(postgres.engine(), traces)
 
     def send() -> str:
         with Session(postgres.engine(isolation_level=level)) as session, session.begin():
@@ -181,7 +151,7 @@ def test_an_id_that_is_sent_while_it_is_packed_is_not_stored_twice(postgres: Dat
 
     said = while_it_is_packed(postgres, traces, send)
     assert said == "unchanged" if level == "READ COMMITTED" else said in {"again", "unchanged"}
-    assert counts_of(postgres) == (0, number)
+    assert row_counts(postgres.engine())[:2] == (0, number)
 
 
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
@@ -199,13 +169,12 @@ def test_an_old_snapshot_does_not_hide_a_packed_trace(postgres: Database, level:
         with pytest.raises(ProviderTraceStoreError):
             ProviderTraceRepository(session, organization_id=ORG).create(sent)
         session.rollback()
-    assert counts_of(postgres) == (0, 1)
+    assert row_counts(postgres.engine())[:2] == (0, 1)
 
 
 def test_a_trace_that_is_deleted_while_it_is_packed_is_deleted(postgres: Database) -> None:
     traces = a_batch(2)
-    with Session(postgres.engine()) as session, session.begin():
-        ProviderTraceRepository(session, organization_id=ORG).create_many(traces)
+    store(postgres.engine(), traces)
 
     def delete() -> bool:
         with Session(postgres.engine()) as session, session.begin():

@@ -128,7 +128,7 @@ def _select(connection: Connection, pack_id: UUID, spans: list[Part]) -> Sequenc
 def _read_blob(connection: Connection, pack_id: UUID, spans: list[Part]) -> list[bytes] | None:
     """Return the content of ranges of a pack's data, read by SQLite's functions for blobs; None if that is impossible.
 
-    `substr` reads the whole value for each range: 40 KB of a pack of 5 MB take 6.5 ms, and 0.8 ms with `blobopen`.
+    `substr` reads the whole value for each range.
     """
     driver = connection.connection.driver_connection
     # Not the connection of aiosqlite, which belongs to another thread.

@@ -107,7 +107,7 @@ def fault_of(error: Exception) -> Fault:
 
 
 def write_error(
-    error: Exception, trace_id: str, connection: Connection | None, *tables: Table
+    error: Exception, trace_id: str, connection: Connection | None, *tables: Table, reads: Sequence[Table] = ()
 ) -> ProviderTraceStoreError:
     """Return the package's error for a failed write.
 
@@ -118,11 +118,12 @@ def write_error(
         error: the driver's error, wrapped by SQLAlchemy or not.
         trace_id: the trace that was being written.
         connection: the connection of the write, rolled back to the state before it; None if none could be opened.
-        tables: the tables that the write uses; at least one.
+        tables: the tables that are written; at least one.
+        reads: the tables that are only read.
     """
     state = sqlstate_of(error)
     fault = fault_of(error)
-    if cause := _cause_in_table(error, state, connection, tables):
+    if cause := _cause_in_table(error, state, connection, tables, reads):
         return cause
     if state in _PREPARED_STATES and not _is_raised(error):
         return PoolerSettingError(state)
@@ -216,7 +217,11 @@ def _lacks_privilege(error: Exception) -> bool:
 
 
 def _cause_in_table(
-    error: Exception, state: str | None, connection: Connection | None, tables: Sequence[Table]
+    error: Exception,
+    state: str | None,
+    connection: Connection | None,
+    tables: Sequence[Table],
+    reads: Sequence[Table],
 ) -> ProviderTraceStoreError | None:
     """Return the error for a table that is missing, may not be used or has no partition; None for another cause."""
     if connection is None:
@@ -225,10 +230,11 @@ def _cause_in_table(
         return None
     try:
         if connection.dialect.name == "sqlite":
-            return _missing_table(connection, tables) if sqlite_code(error) == sqlite3.SQLITE_ERROR else None
+            return _missing_table(connection, (*tables, *reads)) if sqlite_code(error) == sqlite3.SQLITE_ERROR else None
         # A row that a policy refuses has the code of a missing privilege, too: it needs no look.
         if state in {*_MISSING_OBJECTS, _INSUFFICIENT_PRIVILEGE} and _reporter_of(error) != _CHECKS_POLICIES:
-            return _missing_privilege(error, connection, tables) or _missing_table(connection, tables)
+            missing = _missing_privilege(error, connection, tables, reads)
+            return missing or _missing_table(connection, (*tables, *reads))
         if state == _CHECK_VIOLATION and constraint_of(error) is None:
             return _missing_partition(connection, tables[0])
     except errors_of(connection):
@@ -250,17 +256,16 @@ def _missing_table(connection: Connection, tables: Sequence[Table]) -> TableMiss
 
 
 def _missing_privilege(
-    error: Exception, connection: Connection, tables: Sequence[Table]
+    error: Exception, connection: Connection, tables: Sequence[Table], reads: Sequence[Table]
 ) -> PrivilegeMissingError | None:
     """Return the error that names all privileges that the role lacks.
 
     Without USAGE on a schema of the search path, PostgreSQL reports the schema's tables as missing.
     """
     is_change = (getattr(error, "statement", None) or "").startswith("UPDATE")
-    for table in tables:
+    for table in (*tables, *reads):
         if found := find_table(connection, table):
-            # An insert only reads the other table: it looks there for the ids.
-            needed = ("SELECT", "UPDATE") if is_change else ("INSERT", "SELECT") if table is tables[0] else ("SELECT",)
+            needed = ("SELECT",) if table in reads else ("SELECT", "UPDATE") if is_change else ("INSERT", "SELECT")
             if missing := missing_privileges(connection, table, found, needed):
                 return PrivilegeMissingError(quoted_table(connection, table), missing, found.role)
     return None

@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from sqlalchemy import Boolean, literal_column
+
 from provider_trace_store.database.drivers import errors_of, write_error
 from provider_trace_store.errors import ProviderTraceRejectedError, TransactionEndedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from sqlalchemy import Connection, NestedTransaction, Table
+    from sqlalchemy import ColumnElement, Connection, NestedTransaction, Table
 
 # PQTRANS_IDLE of libpq's PGTransactionStatusType. Written as a number, because importing psycopg fails without libpq,
 # which a host that only uses SQLite need not have.
@@ -26,7 +28,13 @@ HANDLED: Final[ContextVar[BaseException | None]] = ContextVar("HANDLED", default
 _Result = TypeVar("_Result")
 
 
-def guarded(action: Callable[[], _Result], connection: Connection, trace_id: str, *tables: Table) -> _Result:
+def guarded(
+    action: Callable[[], _Result],
+    connection: Connection,
+    trace_id: str,
+    *tables: Table,
+    reads: Sequence[Table] = (),
+) -> _Result:
     """Run an action in a savepoint, and replace the driver's error by the package's error for it.
 
     A function rather than a context manager: Python chains the driver's error, which may repeat a payload, to any
@@ -36,7 +44,8 @@ def guarded(action: Callable[[], _Result], connection: Connection, trace_id: str
         action: runs the statements; errors of this package that it raises pass through.
         connection: the connection that the action uses.
         trace_id: the trace that is being written, for the error.
-        tables: the tables that the action uses; at least one.
+        tables: the tables that the action writes; at least one.
+        reads: the tables that it only reads.
 
     Returns:
         The action's result.
@@ -53,7 +62,8 @@ def guarded(action: Callable[[], _Result], connection: Connection, trace_id: str
             return action()
     except errors_of(connection) as error:
         caught = error
-    failure = ending_of(caught, trace_id, connection, *tables) or write_error(caught, trace_id, connection, *tables)
+    failure = ending_of(caught, trace_id, connection, *tables)
+    failure = failure or write_error(caught, trace_id, connection, *tables, reads=reads)
     del caught  # an error tracker that shows local variables must not show it
     raise failure
 
@@ -218,6 +228,15 @@ def _note_end(connection: Connection, nested: NestedTransaction, error: BaseExce
         # The driver itself begins a transaction only after a rollback, which fails if none is open.
         connection.exec_driver_sql("BEGIN")
     transaction.is_active = False
+
+
+def has_one_snapshot() -> ColumnElement[bool]:
+    """Return a column for PostgreSQL: whether all statements of the transaction see the rows of one moment only.
+
+    The server compares: in a session whose encoding is SQL_ASCII, a driver returns text as bytes.
+    """
+    level = "current_setting('transaction_isolation')"
+    return literal_column(f"{level} NOT IN ('read committed', 'read uncommitted')", Boolean)
 
 
 def begin_on_sqlite(connection: Connection, statement: str = "BEGIN") -> bool:

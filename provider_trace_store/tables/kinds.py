@@ -41,9 +41,9 @@ class Kind:
         return self.record.__table__  # type: ignore[return-value]  # declared as FromClause
 
     @property
-    def written(self) -> tuple[Table, ...]:
-        """The tables that a write of the kind uses: its own, and for full traces that of the packed ones' metadata."""
-        return (self.table, METADATA.table) if self.keeps_bodies else (self.table,)
+    def looked_at(self) -> tuple[Table, ...]:
+        """The tables that an insert only reads: for full traces that of the metadata, which names packed ids."""
+        return (METADATA.table,) if self.keeps_bodies else ()
 
     @cached_property
     def layout(self) -> RowLayout:

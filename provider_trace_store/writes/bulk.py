@@ -224,7 +224,7 @@ class _BulkWrite:
 
     def _recover(self, connection: Connection, rows: Sequence[Row], failure: Exception) -> None:
         """Store the rows that can be stored, after the statement for all of them failed."""
-        if ending := ending_of(failure, rows[0].trace_id, connection, *self._store.kind.written):
+        if ending := ending_of(failure, rows[0].trace_id, connection, self._store.kind.table):
             raise ending
         if self._uses_copy and is_unsupported(failure):
             # Such as a table with row-level security: see "Notes" on PostgreSQL's page about COPY.
@@ -234,7 +234,8 @@ class _BulkWrite:
         is_stored = isinstance(failure, _IdIsStoredError)
         may_be_the_table = False
         if not is_stored:
-            error = write_error(failure, rows[0].trace_id, connection, *self._store.kind.written)
+            kind = self._store.kind
+            error = write_error(failure, rows[0].trace_id, connection, kind.table, reads=kind.looked_at)
             if isinstance(error, TableMissingError | PrivilegeMissingError) or not blames_a_row(failure):
                 raise error
             may_be_the_table = not isinstance(error, ProviderTraceRejectedError)

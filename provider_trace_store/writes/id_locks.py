@@ -17,10 +17,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
-from sqlalchemy import String, func, literal_column, or_, select, text
+from sqlalchemy import func, literal_column, or_, select, text
 
 from provider_trace_store.database.drivers import SERIALIZATION_FAILURE
-from provider_trace_store.database.transactions import one_transaction
+from provider_trace_store.database.transactions import has_one_snapshot, one_transaction
 from provider_trace_store.errors import ProviderTraceUnavailableError
 from provider_trace_store.tables.ids import each_of, lookup_for
 
@@ -75,7 +75,7 @@ def _lock_ids(connection: Connection, trace_ids: Collection[str]) -> None:
     looks_for_room = _held(connection, len(trace_ids)) > _RESERVED
     more = {"more": len(trace_ids)} if looks_for_room else {}
     lock = connection.execute(_lock(lookup, looks_for_room=looks_for_room), parameters | more).one()
-    if lock.waited and not lock.isolation.startswith("read "):
+    if lock.waited and lock.has_one_snapshot:
         raise ProviderTraceUnavailableError(next(iter(trace_ids)), SERIALIZATION_FAILURE)
 
 
@@ -91,7 +91,7 @@ def _held(connection: Connection, more: int) -> int:
 
 @cache
 def _lock(lookup: Lookup, *, looks_for_room: bool) -> Select[Any]:
-    """Return the statement that locks ids, and selects whether it waited for one, and the isolation level.
+    """Return the statement that locks ids, and selects whether it waited for one, and `has_one_snapshot`.
 
     Args:
         lookup: how the statement gets the ids; `lookup_for` returns it with the parameter.
@@ -107,6 +107,6 @@ def _lock(lookup: Lookup, *, looks_for_room: bool) -> Select[Any]:
     waited = ~or_(func.pg_try_advisory_xact_lock(keys.c.key), func.pg_advisory_xact_lock(keys.c.key).is_(None))
     statement = select(
         func.bool_or(waited).label("waited"),
-        literal_column("current_setting('transaction_isolation')", String).label("isolation"),
+        has_one_snapshot().label("has_one_snapshot"),
     )
     return statement.where(_IS_ROOM) if looks_for_room else statement

@@ -12,11 +12,11 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import String, Text, bindparam, cast, func, literal, literal_column, select
+from sqlalchemy import Text, bindparam, cast, false, func, literal_column, select
 
 from provider_trace_store.codec import same_document
 from provider_trace_store.database.drivers import SERIALIZATION_FAILURE, errors_of, sqlstate_of
-from provider_trace_store.database.transactions import in_autocommit
+from provider_trace_store.database.transactions import has_one_snapshot, in_autocommit
 from provider_trace_store.errors import ProviderTraceUnavailableError
 from provider_trace_store.packs.format import PACKED_DOCUMENTS, DamagedPackError
 from provider_trace_store.packs.store import documents_of
@@ -61,7 +61,7 @@ def is_any_packed(connection: Connection, rows: Sequence[Row], *, order_is_plain
     if found is None or found.is_packed:
         lookup, parameters = lookup_for(trace_ids, connection.dialect.name)
         found = connection.execute(_any_packed(lookup), parameters).one()
-    if not found.is_packed and not found.isolation.startswith("read ") and not in_autocommit(connection):
+    if not found.is_packed and found.has_one_snapshot and not in_autocommit(connection):
         _fail_if_hidden(connection, rows)
     return bool(found.is_packed)
 
@@ -150,12 +150,12 @@ def _any_packed_between(dialect: str) -> Select[Any]:
 
 
 def _exists(condition: ColumnElement[bool], dialect: str) -> Select[Any]:
-    """Return the statement that selects whether a packed trace meets a condition, and the isolation level."""
-    isolation: ColumnElement[Any] = literal("read committed")
-    if dialect == "postgresql":
-        isolation = literal_column("current_setting('transaction_isolation')", String)
+    """Return the statement that selects whether a packed trace meets a condition, and `has_one_snapshot`."""
+    # SQLite has one writer at a time, and refuses to write after an old snapshot.
+    one_snapshot = has_one_snapshot() if dialect == "postgresql" else false()
     is_packed = select(literal_column("1")).where(condition, _IS_PACKED).exists()
-    return select(is_packed.label("is_packed"), isolation.label("isolation"))
+    columns: tuple[ColumnElement[Any], ...] = (is_packed.label("is_packed"), one_snapshot.label("has_one_snapshot"))
+    return select(*columns)
 
 
 @cache

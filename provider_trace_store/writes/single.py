@@ -78,7 +78,7 @@ class RowStore:
 
     def guarded(self, action: Callable[[], _Result], connection: Connection, trace_id: str) -> _Result:
         """Run an action on this table in a savepoint; arguments, result and errors as `transactions.guarded`."""
-        return guarded(action, connection, trace_id, *self.kind.written)
+        return guarded(action, connection, trace_id, self.kind.table, reads=self.kind.looked_at)
 
     def insert(self, row: Row) -> StoredRow[Any] | None:
         """Insert a row, unless it is already stored with the same content.

@@ -185,3 +185,14 @@ def test_a_trace_that_is_deleted_while_it_is_packed_is_deleted(postgres: Databas
         repository = ProviderTraceRepository(session, organization_id=ORG)
         assert repository.get(traces[0].id) is None
         assert repository.get(traces[1].id) == traces[1]
+
+
+def test_a_session_of_another_encoding_compares_packed_traces(postgres: Database) -> None:
+    traces = a_batch(3)
+    store_packed(postgres.engine(), traces)
+    with Session(postgres.engine()) as session:
+        session.execute(text("SET client_encoding TO 'LATIN1'"))
+        repository = ProviderTraceRepository(session, organization_id=ORG)
+        assert repository.create(traces[0]).id == traces[0].id
+        assert repository.create_many([*traces, changed(traces[1])]).unchanged == 3
+        session.rollback()

@@ -80,10 +80,10 @@ def packed_heads(connection: Connection, trace_ids: Collection[str]) -> Sequence
     return connection.execute(_packed_heads(lookup), parameters).all()
 
 
-def same_packed(connection: Connection, candidates: Sequence[tuple[Row, StoredRow[Any]]]) -> set[str]:
-    """Return the ids of those rows that have the same documents as the packed trace of their id.
+def same_packed(connection: Connection, candidates: Sequence[tuple[Row, StoredRow[Any]]]) -> list[bool]:
+    """Return for each of some rows whether it has the same documents as the packed trace of its id.
 
-    A trace of a damaged pack is not among them: nothing shows that it is the same.
+    Several rows may have one id. A row whose packed trace is damaged is not the same: nothing shows that it is.
 
     Args:
         connection: the session's connection, in a savepoint.
@@ -99,11 +99,11 @@ def same_packed(connection: Connection, candidates: Sequence[tuple[Row, StoredRo
     for row, _ in candidates:
         if row.trace_id not in found:
             raise ProviderTraceUnavailableError(row.trace_id, SERIALIZATION_FAILURE)
-    return {row.trace_id for row, head in candidates if _is_same(row, head, found.get(row.trace_id))}
+    return [_is_same(row, head, found[row.trace_id]) for row, head in candidates]
 
 
-def _is_same(row: Row, head: StoredRow[Any], documents: Documents | DamagedPackError | None) -> bool:
-    if documents is None or isinstance(documents, DamagedPackError):
+def _is_same(row: Row, head: StoredRow[Any], documents: Documents | DamagedPackError) -> bool:
+    if isinstance(documents, DamagedPackError):
         return False
     texts = {
         name: None if text is None else text.decode() for name, text in zip(PACKED_DOCUMENTS, documents, strict=True)

@@ -177,8 +177,8 @@ class RowStore:
                 found[index] = Found(head, is_same=True)
         for part in _parts_by_size(packed, lambda candidate: candidate[1].size):
             same = same_packed(connection, [(row, head) for _, row, head in part])
-            for index, row, head in part:
-                if row.trace_id in same:
+            for (index, _, head), is_same in zip(part, same, strict=True):
+                if is_same:
                     found[index] = Found(head, is_same=True)
         return found
 

@@ -64,6 +64,18 @@ async def test_create_many_counts_packed_traces_as_unchanged(client: Client, dat
     assert row_counts(database.engine())[:2] == (10, 20)
 
 
+async def test_of_one_id_that_is_sent_several_times_only_the_same_content_is_unchanged(
+    client: Client, database: Database
+) -> None:
+    [trace] = traces = a_batch(1)
+    store_packed(database.engine(), traces)
+    repository = client.repository(organization_id=ORG)
+    for batch in ([trace, trace, changed(trace)], [changed(trace), trace, changed(trace), trace]):
+        result = await repository.create_many(batch)
+        wrong = sum(one is not trace for one in batch)
+        assert (result.created, result.unchanged, len(result.rejected)) == (0, len(batch) - wrong, wrong)
+
+
 async def test_another_organization_gets_a_conflict(client: Client, database: Database) -> None:
     traces = a_batch(2)
     store_packed(database.engine(), traces)

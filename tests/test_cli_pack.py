@@ -8,15 +8,14 @@ import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from provider_trace_store import ProviderTraceRecord, ProviderTraceRepository
-from tests.support.commands import failure_of, run_module
+from tests.support.commands import failure_of, run_on
 from tests.support.constants import ORG
 from tests.support.paths import ROOT
 from tests.support.traces import every_field
@@ -25,21 +24,9 @@ from tests.support.waiting import wait_until
 if TYPE_CHECKING:
     from tests.support.servers import Database
 
-VARIABLE: Final = "PROVIDER_TRACE_STORE_DATABASE_URL"
-
 
 def run(database: Database, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in {VARIABLE, "PYTEST_CURRENT_TEST"}}
-    environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1"}
-    url = database.url.render_as_string(hide_password=False)
-    return run_module(
-        "provider_trace_store",
-        "pack",
-        *arguments,
-        environment=environment,
-        added={VARIABLE: url},
-        directory=Path.cwd(),
-    )
+    return run_on(database, "pack", *arguments)
 
 
 def store(database: Database, calls: int = 4) -> None:

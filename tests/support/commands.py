@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,10 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.support.constants import PATIENCE
+from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tests.support.servers import Database
+
+VARIABLE: Final = "PROVIDER_TRACE_STORE_DATABASE_URL"
 _SERVER: Final = """
 import json, os, runpy, signal, sys
 import alembic.config, alembic.command, alembic.autogenerate, psycopg, sqlalchemy.dialects.postgresql
@@ -80,6 +85,20 @@ def run_module(
         status = int(server.stdout.readline())
         said, errors = (Path(output, name).read_text("utf-8") for name in ("1", "2"))
     return subprocess.CompletedProcess([module, *arguments], status, said, errors)
+
+
+def run_on(database: Database, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `provider-trace-store` on a database, which its environment names.
+
+    Args:
+        database: the database.
+        arguments: the command's arguments.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in {VARIABLE, "PYTEST_CURRENT_TEST"}}
+    environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1"}
+    url = database.url.render_as_string(hide_password=False)
+    added = {VARIABLE: url}
+    return run_module("provider_trace_store", *arguments, environment=environment, added=added, directory=Path.cwd())
 
 
 def failure_of(result: subprocess.CompletedProcess[str]) -> str:

@@ -45,7 +45,7 @@ _VAIN_COMPARISONS: Final = 8
 
 DELTA_LEVEL: Final = 6
 _BLOB_LEVEL: Final = 3
-# Levels above 9 take more than twice as long, for a hundredth less space.
+# Higher levels take much longer, for little less space.
 _KEY_LEVEL: Final = 9
 
 

@@ -51,7 +51,7 @@ _IS_OF_PACK: Final = PACKS.c.id == METADATA.columns["pack_id"]
 def full_by_id(dialect: str) -> Select[Any]:
     """Return the statement that selects the fields of the full trace of `:trace_id`, without `pack_id`.
 
-    `by_id` takes 15 to 25 % longer for a full trace: it is for ids that this statement does not find.
+    `by_id` takes longer for a full trace: it is for ids that this statement does not find.
 
     Args:
         dialect: SQLAlchemy's name of the database.

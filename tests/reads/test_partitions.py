@@ -10,6 +10,7 @@ from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
 from provider_trace_store import ProviderTraceRepository
+from provider_trace_store.maintenance import pack, unpack
 from tests.support.batches import counts, run_script
 from tests.support.constants import MOMENT, ORG
 from tests.support.traces import a_trace, trace_id
@@ -104,3 +105,29 @@ def test_each_connection_asks_once_whether_the_tables_are_partitioned(postgres: 
             repository.count_by("source")
     assert sum("pg_class" in statement for statement in sent) == 1
     assert len(sent) == 7
+
+
+@pytest.mark.every_server
+def test_packed_traces_have_their_metadata_in_partitions(postgres: Database) -> None:
+    partition(postgres)
+    engine = postgres.engine()
+    traces = [a_trace(number, created_at=START + timedelta(days=number % DAYS), run_id="run") for number in range(90)]
+    outside = a_trace(1000, created_at=START - timedelta(days=1), run_id="another")
+    with Session(engine) as session, session.begin():
+        ProviderTraceRepository(session, organization_id=ORG).create_many([*traces, outside])
+    report = pack(engine, older_than=timedelta(0), idle=timedelta(0))
+    # A trace whose day has no partition stays where it is.
+    assert (report.traces, report.skipped["refused"]) == (90, 1)
+    with Session(engine) as session:
+        repository = ProviderTraceRepository(session, organization_id=ORG)
+        assert repository.get(traces[0].id) == traces[0]
+        assert repository.get(outside.id) == outside
+        assert len(repository.list_by_run_id("run", limit=100).items) == 90
+        assert counts(repository.create_many([*traces, outside])) == (0, 91, 0)
+        assert repository.delete(traces[1].id)
+        session.commit()
+    assert unpack(engine).traces == 90
+    with Session(engine) as session:
+        repository = ProviderTraceRepository(session, organization_id=ORG)
+        assert repository.get(traces[0].id) == traces[0]
+        assert repository.get(traces[1].id) is None

@@ -11,6 +11,7 @@ other rows decide: if one of them is stored, the row is rejected; if none is, th
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import chain
 from random import sample
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -23,7 +24,7 @@ from provider_trace_store.database.drivers import (
     may_be_duplicate,
     write_error,
 )
-from provider_trace_store.database.transactions import ending_of, one_transaction, savepoint
+from provider_trace_store.database.transactions import ending_of, savepoint
 from provider_trace_store.errors import (
     PartitionMissingError,
     PrivilegeMissingError,
@@ -209,12 +210,12 @@ class _BulkWrite:
         """
         store = self._store
         try:
-            with savepoint(connection), one_transaction(connection), ids_locked(connection, store.kind, ids or ()):
+            with savepoint(connection), ids_locked(connection, store.kind, ids or ()):
                 if ids and store.is_any_stored(connection, ids):
                     raise _IdIsStoredError  # noqa: TRY301  (the savepoint must see it)
                 insert = copy_in if self._uses_copy and can_copy(connection) else insert_many
-                count = insert(connection, store.kind, rows)
-                if store.is_any_packed(connection, inserted):
+                count = store.insert_unpacked(connection, rows, inserted, partial(insert, connection, store.kind))
+                if count is None:
                     raise _IdIsStoredError  # noqa: TRY301  (as above)
                 return count
         except _IdIsStoredError as error:

@@ -5,6 +5,9 @@ matters: an INSERT waits for a transaction that is packing the id, and a stateme
 it began. With one snapshot for all statements, REPEATABLE READ or SERIALIZABLE, the look does not see a trace that was
 packed after the snapshot. There, an insert into the table of metadata, which is undone, finds it: PostgreSQL reports a
 row with the same key that the snapshot hides as a serialization failure.
+
+In autocommit mode the INSERT is committed before the look, so there is a look before it, too. If a trace is packed
+between that look and the INSERT, the inserted rows are deleted again.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Text, bindparam, cast, false, func, literal_column, select
+from sqlalchemy import Text, bindparam, cast, delete, false, func, literal_column, select
 
 from provider_trace_store.codec import same_document
 from provider_trace_store.database.drivers import SERIALIZATION_FAILURE, errors_of, sqlstate_of
@@ -64,6 +67,17 @@ def is_any_packed(connection: Connection, rows: Sequence[Row], *, order_is_plain
     if not found.is_packed and found.has_one_snapshot and not in_autocommit(connection):
         _fail_if_hidden(connection, rows)
     return bool(found.is_packed)
+
+
+def withdraw(connection: Connection, rows: Sequence[Row]) -> None:
+    """Delete the full traces that a statement in autocommit mode has just inserted.
+
+    Args:
+        connection: the session's connection.
+        rows: at least one, and no more than one statement has.
+    """
+    lookup, parameters = lookup_for([row.trace_id for row in rows], connection.dialect.name)
+    connection.execute(delete(FULL.table).where(is_among(FULL, lookup)), parameters)
 
 
 def packed_heads(connection: Connection, trace_ids: Collection[str]) -> Sequence[StoredRow[Any]]:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from provider_trace_store.database.catalog import columns_of_index
 from provider_trace_store.database.drivers import SERIALIZATION_FAILURE, UNIQUE_VIOLATION, write_error
-from provider_trace_store.database.transactions import ending_of, guarded, one_transaction
+from provider_trace_store.database.transactions import ending_of, guarded, in_autocommit
 from provider_trace_store.errors import (
     PartitionMissingError,
     ProviderTraceConflictError,
@@ -22,10 +22,10 @@ from provider_trace_store.tables.kinds import METADATA
 from provider_trace_store.writes import statements
 from provider_trace_store.writes.id_locks import ids_locked
 from provider_trace_store.writes.inserts import insert_one, insert_unless_taken
-from provider_trace_store.writes.packed import is_any_packed, packed_heads, same_packed
+from provider_trace_store.writes.packed import is_any_packed, packed_heads, same_packed, withdraw
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from sqlalchemy import Connection
     from sqlalchemy import Row as StoredRow
@@ -44,7 +44,7 @@ _Result = TypeVar("_Result")
 
 
 class _PackedError(ProviderTraceRejectedError):
-    """The id of a row that was inserted is that of a packed trace; it is raised so that the insert is rolled back."""
+    """The id of a row that was inserted is that of a packed trace; it is raised so that an insert is rolled back."""
 
 
 class Found(NamedTuple):
@@ -125,16 +125,39 @@ class RowStore:
         lookup, parameters = lookup_for(trace_ids, connection.dialect.name)
         return connection.execute(statements.any_stored_under(self.kind, lookup), parameters).first() is not None
 
-    def is_any_packed(self, connection: Connection, rows: Sequence[Row]) -> bool:
-        """Return whether the id of any of some rows, which were inserted just now, is that of a packed trace.
+    def insert_unpacked(
+        self,
+        connection: Connection,
+        rows: Iterable[Row],
+        inserted: Sequence[Row],
+        insert: Callable[[Iterable[Row]], int],
+    ) -> int | None:
+        """Insert rows, unless the id of one of them is that of a packed trace.
 
         Args:
-            connection: the session's connection, in the savepoint of the insert.
-            rows: at least one, and no more than one statement has.
+            connection: the session's connection, in a savepoint.
+            rows: the rows; read while the statement runs.
+            inserted: has all rows, once they were read.
+            insert: inserts rows, and returns their number.
+
+        Returns:
+            What `insert` returned. None if an id is packed: the caller rolls the savepoint back.
         """
         if not self.kind.keeps_bodies:
-            return False  # the row of metadata of a packed trace has the id already
-        return is_any_packed(connection, rows, order_is_plain=len(rows) > 1 and _order_is_plain(connection, METADATA))
+            return insert(rows)  # the row of metadata of a packed trace has the id already
+        # Not in a transaction: PgBouncer's statement mode has none.
+        is_final = in_autocommit(connection)
+        if is_final:
+            rows = [*rows]
+            if self._is_any_packed(connection, rows):
+                return None
+        count = insert(rows)
+        if not self._is_any_packed(connection, inserted):
+            return count
+        if is_final:
+            # Packed between the look before the INSERT and the INSERT.
+            withdraw(connection, inserted)
+        return None
 
     def find(self, connection: Connection, rows: Sequence[Row]) -> list[Found | None]:
         """Return, for each row, the stored row with its id, of any organization; None if the id is not stored.
@@ -201,13 +224,17 @@ class RowStore:
                 yield index, head
 
     def _insert(self, connection: Connection, row: Row) -> None:
-        with one_transaction(connection), ids_locked(connection, self.kind, (row.trace_id,)):
-            if insert_one(connection, self.kind, row) == 0:
+        with ids_locked(connection, self.kind, (row.trace_id,)):
+            count = self.insert_unpacked(connection, (row,), (row,), lambda _: insert_one(connection, self.kind, row))
+            if count is None:
+                raise _PackedError(row.trace_id)
+            if count == 0:
                 # The id is stored, or a trigger of the host's skipped the row. The error also releases the lock: a
                 # transaction that writes nothing must not make others wait.
                 raise ProviderTraceRejectedError(row.trace_id)
-            if self.is_any_packed(connection, [row]):
-                raise _PackedError(row.trace_id)
+
+    def _is_any_packed(self, connection: Connection, rows: Sequence[Row]) -> bool:
+        return is_any_packed(connection, rows, order_is_plain=len(rows) > 1 and _order_is_plain(connection, METADATA))
 
     def _same_after(
         self, rejection: ProviderTraceRejectedError, connection: Connection, row: Row

@@ -29,7 +29,9 @@ pytestmark = pytest.mark.wheel
 
 NEEDS_TYPER: Final = "provider-trace-store needs Typer: pip install 'provider_trace_store[cli]'\n"
 # What an application does with the package, by nothing but the wheel.
-ROUND_TRIP: Final = """
+ROUND_TRIP: Final = (
+    f"HEAD = {HEAD!r}"
+    + """
 import sys, warnings
 warnings.simplefilter("error")
 from sqlalchemy import create_engine
@@ -54,6 +56,7 @@ with Session(engine) as session:
 engine.dispose()
 print("kept", trace.id)
 """
+)
 ASYNC_ROUND_TRIP: Final = """
 import asyncio, sys
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine

@@ -118,7 +118,7 @@ class _Writers:
             # An event loop that has ended left the default action behind.
             self._termination.watch()
         writers = list(self._open)
-        _each(writers, lambda writer, seconds: writer.close(seconds), _time_of(writers))
+        _each(writers, _close_at_exit, _time_of(writers))
         if self._ending is not None:
             self._die(self._ending)
         self._termination.stop()
@@ -188,6 +188,14 @@ def _each(writers: list[Managed], act: Callable[[Managed, float], object], timeo
             act(writer, max(0.0, min(writer.close_timeout, end - monotonic())))
         except Exception as error:  # noqa: BLE001  # the other writers are still closed
             logger.error("a writer was not closed: %s", type(error).__qualname__)
+
+
+def _close_at_exit(writer: Managed, seconds: float) -> None:
+    try:
+        writer.close(seconds)
+    except SystemExit:
+        # The handler of a host's for another signal, such as gunicorn's: the process is ending already.
+        writer.close(seconds)
 
 
 def _at_os_exit(close: Callable[[], None]) -> None:

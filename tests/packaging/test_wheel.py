@@ -31,7 +31,7 @@ NEEDS_TYPER: Final = "provider-trace-store needs Typer: pip install 'provider_tr
 # What an application does with the package, by nothing but the wheel.
 ROUND_TRIP: Final = (
     f"HEAD = {HEAD!r}"
-    + """
+    """
 import sys, warnings
 warnings.simplefilter("error")
 from sqlalchemy import create_engine

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -76,7 +74,7 @@ def pack(
             )
         say(json.dumps(report.as_json()) if as_json else _described(report))
 
-    run_job(url, schema, _again(sys.argv[1:]), job)
+    run_job(url, schema, job)
 
 
 def _described(report: PackReport) -> str:
@@ -95,17 +93,3 @@ def _described(report: PackReport) -> str:
     if report.traces and not report.is_dry_run and report.space:
         lines.append(f"the space is free for new rows after: {report.space}; (--vacuum runs it)")
     return "\n".join(lines)
-
-
-def _again(arguments: list[str]) -> str:
-    """Return the command line that goes on; a URL in it may have a password."""
-    shown: list[str] = []
-    is_url = False
-    for argument in arguments:
-        if is_url or argument.startswith("--url="):
-            shown.append("URL" if is_url else "--url=URL")
-            is_url = False
-            continue
-        is_url = argument == "--url"
-        shown.append(shlex.quote(argument))
-    return " ".join(["provider-trace-store", *shown])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from contextlib import contextmanager
@@ -45,13 +46,12 @@ def checked_duration(value: str) -> str:
     return value
 
 
-def run_job(url: str | None, schema: str | None, again: str, job: Callable[[Engine], None]) -> None:
+def run_job(url: str | None, schema: str | None, job: Callable[[Engine], None]) -> None:
     """Run a command of maintenance on the tables of a database; exit with status 1 after an error, 130 after Ctrl-C.
 
     Args:
         url: the value of `--url`.
         schema: the value of `--schema`.
-        again: the command line that goes on after Ctrl-C, without the URL.
         job: runs the command.
     """
 
@@ -64,7 +64,7 @@ def run_job(url: str | None, schema: str | None, again: str, job: Callable[[Engi
     try:
         reporting(run)
     except KeyboardInterrupt:
-        say_error(f"stopped after a transaction; what was done stays. Go on with: {again}")
+        say_error(f"stopped after a transaction; what was done stays. Go on with: {_again(sys.argv[1:])}")
         raise typer.Exit(_INTERRUPTED) from None
 
 
@@ -117,3 +117,17 @@ class _Lines:
 def _figures(progress: Progress) -> str:
     saved = "" if progress.saved_bytes is None else f", {progress.saved_bytes / MB:.1f} MB saved"
     return f"{progress.bytes_per_second / MB:.1f} MB/s{saved}"
+
+
+def _again(arguments: list[str]) -> str:
+    """Return the command line that goes on; a URL in it may have a password."""
+    shown: list[str] = []
+    is_url = False
+    for argument in arguments:
+        if is_url or argument.startswith("--url="):
+            shown.append("URL" if is_url else "--url=URL")
+            is_url = False
+            continue
+        is_url = argument == "--url"
+        shown.append(shlex.quote(argument))
+    return " ".join(["provider-trace-store", *shown])

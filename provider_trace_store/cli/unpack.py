@@ -47,7 +47,7 @@ def unpack(
         if report.failures:
             raise typer.Exit(1)
 
-    run_job(url, schema, "provider-trace-store unpack, with the same options", job)
+    run_job(url, schema, job)
 
 
 def verify(*, organization: Organization = None, as_json: Json = False, url: Url = None, schema: Schema = None) -> None:
@@ -60,7 +60,7 @@ def verify(*, organization: Organization = None, as_json: Json = False, url: Url
         if report.problems:
             raise typer.Exit(1)
 
-    run_job(url, schema, "provider-trace-store verify, with the same options", job)
+    run_job(url, schema, job)
 
 
 def _unpacked(report: UnpackReport) -> str:

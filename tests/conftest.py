@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Final, cast
 
@@ -48,6 +49,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Find the servers, as the parameters of tests are named after them; none is started yet."""
+    # A shell starts a job in the background with this signal ignored, and every process of a test inherits that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         servers = discover(url_from_environment())
     except ServerError as error:

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, event
 from tests.support import pgbouncer
 from tests.support.clients import Client, Form
 from tests.support.databases import SQLITE, Databases
+from tests.support.examples import examples
 from tests.support.servers import Database, ServerError, Servers, discover, url_from_environment
 
 if TYPE_CHECKING:
@@ -23,7 +24,11 @@ PGBOUNCER: Final = pytest.StashKey[pgbouncer.PgBouncer | None]()
 
 # How long an example takes says more about what else the cores do than about the example.
 settings.register_profile(
-    "shared cores", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "shared cores",
+    parent=settings(),
+    max_examples=examples(100),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("shared cores")
 

@@ -11,7 +11,7 @@ PYTEST := python -m pytest -n $(PROCESSES) --dist worksteal
 # Versions of PostgreSQL that the wheel of the group `test` lacks.
 POSTGRESQL := .postgresql/14 .postgresql/15 .postgresql/17
 
-.PHONY: help demo test bench bench-compare bench-scale bench-packs chaos isolation lint types contracts wheel lowest matrix clean
+.PHONY: help demo test fuzz bench bench-compare bench-scale bench-packs chaos isolation lint types contracts wheel lowest matrix clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -21,6 +21,11 @@ demo: $(VENV)/installed ## Migrate a SQLite file, record and read traces, show t
 
 test: $(VENV)/installed-dev | .postgresql/14 ## Run all tests on SQLite and on PostgreSQL servers of their own
 	$(BIN)/$(PYTEST) -m "not wheel"
+
+fuzz: $(VENV)/installed-dev ## Run the tests that draw examples, with ten times as many (about 15 minutes)
+	HYPOTHESIS_PROFILE=many $(BIN)/$(PYTEST) --newest-server tests/codec tests/packs/test_format.py \
+		tests/maintenance/test_model.py tests/reads/test_pages_model.py tests/writes/test_create_many_model.py \
+		tests/spool/test_spool.py tests/writer/test_hostile_input.py
 
 bench: $(VENV)/installed-dev ## Measure the package against the raw drivers (about 8 minutes)
 	$(BIN)/python -m benchmarks
@@ -55,31 +60,36 @@ contracts: $(VENV)/installed-dev ## The direction of imports
 wheel: $(VENV)/installed-dev ## Build sdist and wheel, install the wheel alone, migrate with it
 	$(BIN)/python -m pytest -m wheel
 
+# What depends on a library. Files of the spool depend on Python's SQLite alone, and `make matrix` varies that.
 lowest: .venv-lowest/installed-dev ## Run the tests with the lowest versions that are allowed
-	.venv-lowest/bin/$(PYTEST) --newest-server tests/codec/test_codec.py tests/migrations/test_migrations.py \
-		tests/migrations/test_concurrent_migrations.py tests/reads/test_pages.py \
+	HYPOTHESIS_PROFILE=few .venv-lowest/bin/$(PYTEST) --newest-server -m "not once" \
+		tests/codec/test_codec.py tests/migrations/test_migrations.py tests/migrations/test_concurrent_migrations.py tests/reads/test_pages.py \
 		tests/reads/test_pages_of_both_tables.py tests/reads/test_counts.py \
 		tests/writes/test_create.py tests/writes/test_database_errors.py tests/writes/test_create_many.py \
-		tests/writes/test_deletion.py tests/spool tests/writer/test_writer.py tests/writer/test_hostile_input.py \
-		tests/writer/test_telemetry.py tests/test_schemas.py tests/test_settings.py tests/packs \
-		tests/reads/test_packed.py tests/writes/test_packed_ids.py tests/maintenance/test_unpacking.py \
+		tests/writes/test_deletion.py tests/writer/test_writer.py tests/writer/test_telemetry.py \
+		tests/test_schemas.py tests/test_settings.py tests/packs tests/reads/test_packed.py tests/writes/test_packed_ids.py tests/maintenance/test_unpacking.py \
 		tests/test_cli.py::test_migrate_goes_up_and_down
 
 # Other interpreters differ in what they do with threads, forks, exits and event loops, in SQLite, typing and numbers.
 matrix: $(VENV)/installed-dev | $(POSTGRESQL) ## Run what depends on a version on each Python and PostgreSQL found
-	$(BIN)/python -m tests.support.matrix --processes $(PROCESSES) tests/codec tests/writer tests/test_schemas.py \
-		tests/test_settings.py tests/writes/test_deletion.py tests/reads/test_iteration.py \
+	HYPOTHESIS_PROFILE=few $(BIN)/python -m tests.support.matrix --processes $(PROCESSES) tests/codec tests/writer \
+		tests/test_schemas.py tests/test_settings.py tests/writes/test_deletion.py tests/reads/test_iteration.py \
 		tests/packaging/test_public_names.py tests/test_cli.py::test_migrate_goes_up_and_down
 
 clean: ## Remove what the targets made
 	rm -rf .venv .venv-* .postgresql build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # A virtual environment whose pip knows dependency groups (25.1 and later).
-%/created:
+$(VENV)/created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or later is needed: make PYTHON=python3.12 …" >&2; exit 1; }
-	$(PYTHON) -m venv $*
-	$*/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+# The pip of $(VENV) installs into the others, so they need none of their own.
+.venv-%/created: | $(VENV)/created
+	$(PYTHON) -m venv --without-pip .venv-$*
 	@touch $@
 
 $(VENV)/installed: $(VENV)/created pyproject.toml
@@ -95,15 +105,15 @@ $(VENV)/installed-bench: $(VENV)/installed-dev pyproject.toml
 	@touch $@
 
 .venv-lowest/installed-dev: .venv-lowest/created pyproject.toml tests/lowest.txt
-	.venv-lowest/bin/python -m pip install --quiet --group test --constraint tests/lowest.txt \
+	$(BIN)/python -m pip --python .venv-lowest/bin/python install --quiet --group test --constraint tests/lowest.txt \
 		--editable '.[$(EXTRAS)]'
 	@touch $@
 
 .venv-3.%/installed-test: .venv-3.%/created pyproject.toml
-	.venv-3.$*/bin/python -m pip install --quiet --group test --editable '.[$(EXTRAS)]'
+	$(BIN)/python -m pip --python .venv-3.$*/bin/python install --quiet --group test --editable '.[$(EXTRAS)]'
 	@touch $@
 
-.PRECIOUS: %/created
+.PRECIOUS: .venv-%/created
 
 # pip keeps one version of a package in an environment, so each version of PostgreSQL has a folder. Where the index
 # has none for this machine, the header of the tests says that the version was not found.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Final, cast
 
@@ -12,6 +13,7 @@ from sqlalchemy import Engine, event
 from tests.support import pgbouncer
 from tests.support.clients import Client, Form
 from tests.support.databases import SQLITE, Databases
+from tests.support.examples import examples
 from tests.support.servers import Database, ServerError, Servers, discover, url_from_environment
 
 if TYPE_CHECKING:
@@ -22,7 +24,11 @@ PGBOUNCER: Final = pytest.StashKey[pgbouncer.PgBouncer | None]()
 
 # How long an example takes says more about what else the cores do than about the example.
 settings.register_profile(
-    "shared cores", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "shared cores",
+    parent=settings(),
+    max_examples=examples(100),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("shared cores")
 
@@ -48,6 +54,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Find the servers, as the parameters of tests are named after them; none is started yet."""
+    # A shell starts a job in the background with this signal ignored, and every process of a test inherits that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         servers = discover(url_from_environment())
     except ServerError as error:

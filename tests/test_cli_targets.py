@@ -221,7 +221,9 @@ def test_current_says_what_to_do(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["--help", "migrate history", "migrate current", "migrate upgrade --sql"])
 def test_output_that_cannot_be_written_is_an_error(command: str, tmp_path: Path) -> None:
-    for target in (">/dev/full", ">&-", ">/dev/full 2>/dev/full", ">&- 2>&-"):
+    targets = [">/dev/full", ">&-", ">/dev/full 2>/dev/full", ">&- 2>&-"]
+    # The streams are the same for all commands: one has all targets, each other one the first.
+    for target in targets if command == "migrate upgrade --sql" else targets[:1]:
         result = run_in_shell(f"$COMMAND {command} {target}", tmp_path)
         # 120 is Python's own status where even the error cannot be written.
         assert result.returncode in {1, 120}, (target, result.stdout + result.stderr)

@@ -20,8 +20,8 @@ from tests.support.servers import (
     ServerError,
     Servers,
     _from_programs,
-    _memory,
     discover,
+    memory,
 )
 from tests.support.waiting import wait_until
 
@@ -151,7 +151,7 @@ def test_an_interpreter_that_does_not_run_is_passed_over(tmp_path: Path, monkeyp
 
 def test_data_goes_to_the_disk_where_memory_has_no_room_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.support.servers.ROOM", 2**60)
-    assert _memory() is None
+    assert memory() is None
 
 
 @pytest.mark.pgbouncer

@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("--docs", type=Path, metavar="FILE", help="a page whose table is replaced")
     options = parser.parse_args()
     outcomes = []
-    with throwaway() as server:
+    with throwaway(fsync=True) as server:
         for name in options.only or FAULTS:
             run, times, few = FAULTS[name]
             outcome = run(server, few if options.quick else times)

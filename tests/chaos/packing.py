@@ -340,7 +340,7 @@ def main() -> int:
     parser.add_argument("--stall", type=float, default=10, help="seconds of writes with and without pack; 0: none")
     options = parser.parse_args()
     began = time.monotonic()
-    with throwaway() as server:
+    with throwaway(fsync=True) as server:
         findings = run_rounds(
             server.create_database("rounds"), options.rounds, options.traces, options.seed, options.gets
         )

@@ -53,6 +53,7 @@ from provider_trace_store.errors import TraceDecodingError, TraceEncodingError
 from provider_trace_store.tables.types import ExactJSON
 from tests.support.constants import SECRET
 from tests.support.documents import SECRET_NUMBER, Unstorable, documents, same, texts, unstorable, values
+from tests.support.examples import examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -138,7 +139,7 @@ def lowest_digits_limit() -> Iterator[None]:
 # What is stored reads back equal
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(250))
 @given(documents())
 def test_a_document_reads_back_the_same(document: dict[str, Any]) -> None:
     assert same(roundtrip(document), document)
@@ -324,7 +325,7 @@ def test_the_parser_reads_the_decimals_of_other_writers_as_python_does(literal: 
 # What cannot be stored is refused
 
 
-@settings(max_examples=250)
+@settings(max_examples=examples(125))
 @given(unstorable())
 def test_an_unstorable_value_is_refused_with_its_path_and_without_the_value(drawn: Unstorable) -> None:
     with pytest.raises(TraceEncodingError) as caught:

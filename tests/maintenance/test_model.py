@@ -21,6 +21,7 @@ from provider_trace_store import (
     ProviderTraceRepository,
 )
 from provider_trace_store.maintenance import erase, pack, unpack, verify_packs
+from tests.support.examples import examples
 from tests.support.spaces import shared_database
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ NUMBERS: Final = 8
 TENANTS: Final = 2
 RUNS: Final = (None, "run-0", "run-1")
 # An example takes about a second: all reads follow each step.
-EXAMPLES: Final = 10
+EXAMPLES: Final = examples(8)
 
 
 def fields(number: int) -> dict[str, Any]:

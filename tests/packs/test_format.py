@@ -15,6 +15,7 @@ from provider_trace_store.packs import zstd
 from provider_trace_store.packs.directory import Contents
 from provider_trace_store.packs.format import DamagedPackError, Directory, PackBuilder, without
 from tests.chaos.packs_damage import damage_packs
+from tests.support.examples import examples
 from tests.support.made_packs import packed, read, run_of
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ TRACES = st.lists(
 
 
 @given(traces=TRACES, data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(75), deadline=None)
 def test_whatever_is_packed_is_read_back_and_the_rest_stays_when_some_is_left_out(
     traces: list[tuple[str, Documents, bool]], data: st.DataObject
 ) -> None:
@@ -71,7 +72,7 @@ def test_whatever_is_packed_is_read_back_and_the_rest_stays_when_some_is_left_ou
 
 
 @given(seed=st.integers(0, 2**32), runs=st.integers(1, 4), calls=st.integers(1, 12), words=st.integers(1, 300))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 def test_growing_runs_with_compactions_and_sub_agents_are_read_back(
     seed: int, runs: int, calls: int, words: int
 ) -> None:

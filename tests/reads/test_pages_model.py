@@ -21,6 +21,7 @@ from provider_trace_store import (
     ProviderTraceMetadata,
     ProviderTraceRepository,
 )
+from tests.support.examples import examples
 from tests.support.spaces import MICROSECOND, NO_DATE, allow_undated, shared_database
 
 if TYPE_CHECKING:
@@ -307,7 +308,7 @@ def test_any_history_gives_the_pages_of_the_model(database: Database) -> None:
     allow_undated(database)
     engine = create_engine(database.url, connect_args=database.connect_args)
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples(100), deadline=None, suppress_health_check=list(HealthCheck))
     @given(histories)
     def check(history: list[tuple[Any, ...]]) -> None:
         with Session(engine) as session:

@@ -29,6 +29,7 @@ from provider_trace_store.writer.signals import Signals
 from tests.support.batches import both_modes
 from tests.support.constants import ORG, PATIENCE
 from tests.support.documents import documents
+from tests.support.examples import examples
 from tests.support.spools import garble_the_head, garble_the_middle, left_behind, overwritten
 from tests.support.traces import a_batch, a_trace, trace_id
 from tests.support.waiting import wait_until
@@ -187,7 +188,7 @@ def test_a_lock_is_taken_once_in_a_process_and_again_after_its_release(tmp_path:
     assert not path.exists()
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(30))
 @given(document=documents(), text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 def test_a_row_comes_out_of_a_file_as_it_went_in(
     tmp_path_factory: pytest.TempPathFactory, document: Any, text: str

@@ -349,7 +349,7 @@ def _output(program: Path, *arguments: str) -> str:
 
 def _initdb(major: int, programs: Path) -> Callable[[ExitStack], URL]:
     def launch(stack: ExitStack) -> URL:
-        directory = Path(tempfile.mkdtemp(prefix=f"pg{major}-", dir=_memory()))
+        directory = Path(tempfile.mkdtemp(prefix=f"pg{major}-", dir=memory()))
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         data = directory / "data"
         server = of_wheel(data, major, programs)
@@ -360,7 +360,7 @@ def _initdb(major: int, programs: Path) -> Callable[[ExitStack], URL]:
     return launch
 
 
-def _memory() -> Path | None:
+def memory() -> Path | None:
     """Return a directory whose files are in memory, or None where there is none with room for the tests' data.
 
     A database has 300 files: a file system on a disk may take longer to make them than most tests run.

@@ -21,7 +21,7 @@ from sqlalchemy.exc import OperationalError
 
 from provider_trace_store.migrations import upgrade
 from tests.support.constants import PATIENCE
-from tests.support.servers import DRIVER, VERSIONS, of_wheel
+from tests.support.servers import DRIVER, VERSIONS, memory, of_wheel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,17 +40,20 @@ wait $!
 
 
 class Throwaway:
-    """A server of the newest version that the wheel has, with the durability that PostgreSQL has by default.
+    """A server of the newest version that the wheel has, with the settings that PostgreSQL has by default.
 
     Args:
         directory: for its data and its socket.
+        fsync: whether the data survives a loss of power, too. A kill loses nothing that the server has written.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, fsync: bool) -> None:
         maker = of_wheel(directory / "data", VERSIONS[-1])
         self.user: str | None = maker.system_user
         self.directory = directory
         self._binary = maker.bin_path / "postgres"
+        self._settings = () if fsync else ("-c", "fsync=off")
+        self._has_template = False
         self._process: subprocess.Popen[bytes] | None = None
         self.own(directory)
         maker.ensure_pgdata_inited()
@@ -98,12 +101,14 @@ class Throwaway:
         self._end(b"delete\n")
 
     def create_database(self, name: str) -> URL:
-        """Create a migrated database."""
-        self._admin(f"CREATE DATABASE {name}")
-        url = self.url.set(database=name)
-        with create_engine(url, poolclass=NullPool).connect() as connection:
-            upgrade(connection)
-        return url
+        """Create a migrated database: a clone of one that is migrated once."""
+        if not self._has_template:
+            self._admin("CREATE DATABASE migrated")
+            with create_engine(self.url.set(database="migrated"), poolclass=NullPool).connect() as connection:
+                upgrade(connection)
+            self._has_template = True
+        self._admin(f"CREATE DATABASE {name} TEMPLATE migrated")
+        return self.url.set(database=name)
 
     def drop_database(self, name: str, tablespace: str | None = None) -> None:
         """Drop a database, and the tablespace that only it used, if it had one."""
@@ -117,7 +122,8 @@ class Throwaway:
             connection.exec_driver_sql(statement)
 
     def _launch(self) -> subprocess.Popen[bytes]:
-        server: list[str | Path] = [self._binary, "-D", self.directory / "data", "-k", self.directory, "-h", ""]
+        options = ["-D", self.directory / "data", "-k", self.directory, "-h", "", *self._settings]
+        server: list[str | Path] = [self._binary, *options]
         return subprocess.Popen(
             ["sh", "-c", _SUPERVISOR, "supervisor", self.directory, *server],
             cwd=self.directory,
@@ -137,12 +143,16 @@ class Throwaway:
 
 
 @contextmanager
-def throwaway() -> Iterator[Throwaway]:
-    """Run a throwaway server."""
-    directory = Path(tempfile.mkdtemp(prefix="throwaway-"))
+def throwaway(*, fsync: bool = False) -> Iterator[Throwaway]:
+    """Run a throwaway server.
+
+    Args:
+        fsync: True for a measurement: the data is on the disk, and survives a loss of power.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="throwaway-", dir=None if fsync else memory()))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
-        server = Throwaway(directory)
+        server = Throwaway(directory, fsync=fsync)
         stack.callback(server.stop)
         server.start()
         yield server

@@ -55,6 +55,10 @@ SERVERS: Final[dict[str, tuple[str, ...]]] = {
     "celery-solo": ("celery", "-A", "tests.support.celery_app", "worker", "--pool", "solo"),
 }
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+# One server of each way to end: other versions of Python run these, by SIGTERM.
+OF_EACH_WAY: Final = frozenset(
+    {"uvicorn", "uvicorn-thread", "gunicorn-sync-preload", "gunicorn-gevent", "hypercorn", "granian", "celery-prefork"}
+)
 COUNT: Final = 20
 
 
@@ -86,6 +90,12 @@ def _is_short(case: tuple[str, str, signal.Signals, bool, bool]) -> bool:
     return place in places and not spools and is_group == (number == signal.SIGINT)
 
 
+def _is_for_each_python(case: tuple[str, str, signal.Signals, bool, bool]) -> bool:
+    """Say whether a case runs with each Python: one place and one signal for each way to end."""
+    name, place, number, *_ = case
+    return name in OF_EACH_WAY and number == signal.SIGTERM and (name, place) != ("uvicorn", "import")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" in metafunc.fixturenames:
         every = metafunc.config.getoption("--every-app-server")
@@ -93,7 +103,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = [
             "-".join((n, p, s.name, "spool" if f else "memory", "group" if g else "one")) for n, p, s, f, g in cases
         ]
-        metafunc.parametrize("case", cases, ids=names)
+        marked = [case if _is_for_each_python(case) else pytest.param(case, marks=pytest.mark.once) for case in cases]
+        metafunc.parametrize("case", marked, ids=names)
 
 
 def _free_port() -> int:

@@ -111,7 +111,16 @@ print("points", point, "killed", killed, flush=True)
 
 @pytest.mark.parametrize(
     ("mode", "others"),
-    [(mode, others) for mode in ("memory", "spool", "spilling", "full") for others in (0, 3)],
+    [
+        pytest.param("memory", 0, marks=pytest.mark.once),
+        pytest.param("memory", 3, marks=pytest.mark.once),
+        pytest.param("spool", 0, marks=pytest.mark.once),
+        pytest.param("spool", 3, marks=pytest.mark.once),
+        pytest.param("spilling", 0, marks=pytest.mark.once),
+        ("spilling", 3),
+        pytest.param("full", 0, marks=pytest.mark.once),
+        ("full", 3),
+    ],
 )
 def test_no_kill_loses_a_trace_or_a_count(database: Database, tmp_path: Path, mode: str, others: int) -> None:
     url = database.url.render_as_string(hide_password=False)

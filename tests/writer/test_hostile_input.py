@@ -32,6 +32,7 @@ from provider_trace_store.writer.submission import Submission
 from provider_trace_store.writer.worker import Worker
 from tests.support.batches import run_script
 from tests.support.constants import ORG, PATIENCE, SECRET
+from tests.support.examples import examples
 from tests.support.spools import garble_the_head, garble_the_middle, left_behind
 from tests.support.traces import a_batch, a_trace, trace_id
 from tests.support.waiting import wait_until
@@ -157,7 +158,7 @@ def test_one_dead_writers_broken_lock_does_not_cost_the_others(database: Databas
     assert files_in(tmp_path) == []
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(data=st.data())
 def test_reading_a_damaged_file_ends_whatever_is_in_it(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

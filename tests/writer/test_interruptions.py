@@ -76,8 +76,19 @@ def url(tmp_path: Path) -> str:
 
 # Between the opening of a file and the step that keeps the connection, nothing can close it; Python 3.13 warns of that.
 @pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")
-@pytest.mark.parametrize("what", ["first submit", "submit", "flush", "close"])
-@pytest.mark.parametrize("durability", ["memory", "spool"])
+@pytest.mark.parametrize(
+    ("durability", "what"),
+    [
+        ("memory", "first submit"),
+        pytest.param("memory", "submit", marks=pytest.mark.once),
+        pytest.param("memory", "flush", marks=pytest.mark.once),
+        pytest.param("memory", "close", marks=pytest.mark.once),
+        pytest.param("spool", "first submit", marks=pytest.mark.once),
+        pytest.param("spool", "submit", marks=pytest.mark.once),
+        pytest.param("spool", "flush", marks=pytest.mark.once),
+        ("spool", "close"),
+    ],
+)
 def test_no_line_loses_a_trace_or_a_count(url: str, tmp_path: Path, what: str, durability: str) -> None:
     # In a thread of its own: Python takes the exception of a traced `except` line for one that is still being handled,
     # until the thread ends.

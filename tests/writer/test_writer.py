@@ -107,10 +107,10 @@ def test_a_submitted_trace_is_stored_as_create_stores_it(
 @ways
 def test_each_tenant_gets_its_own(database: Database, way: str, tmp_path: Path) -> None:
     with a_writer(database, **options_of(way, tmp_path)) as writer:
-        for number in range(40):
+        for number in range(12):
             writer.submit(a_trace(number), organization_id=f"org-{number % 4}")
         assert writer.flush(PATIENCE)
-    for number in range(40):
+    for number in range(12):
         for tenant in range(4):
             found = read(database, trace_id(number), f"org-{tenant}")
             assert (found is not None) == (tenant == number % 4)

@@ -27,6 +27,7 @@ from provider_trace_store import (
 from provider_trace_store.writes import chunks
 from tests.support.batches import POISON, both_modes, refuse_poison
 from tests.support.constants import MOMENT, ORG, TABLES
+from tests.support.examples import examples
 from tests.support.traces import a_trace, trace_id
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ calls = st.builds(
     st.sampled_from(["commit", "rollback", "go on"]),
 )
 histories = st.lists(calls, min_size=1, max_size=4)
-examples = settings(deadline=None, suppress_health_check=list(HealthCheck))
+always = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def prepare(session: Session, *, metadata_only: bool) -> None:
@@ -185,7 +186,7 @@ def test_any_calls_do_what_the_model_does(
     refuse_poison(database)
     engine = create_engine(database.url, connect_args=database.connect_args)
 
-    @settings(examples, max_examples=100)
+    @settings(always, max_examples=examples(50))
     @given(histories)
     def check(history: list[Call]) -> None:
         with Session(engine) as session:
@@ -238,7 +239,7 @@ def test_any_calls_do_what_the_model_does_asynchronously(
         # One loop for all examples keeps the engine's connections alive.
         async_engine = create_async_engine(database.async_url, connect_args=database.connect_args)
 
-        @settings(examples, max_examples=10)
+        @settings(always, max_examples=examples(5))
         @given(histories)
         def check(history: list[Call]) -> None:
             with Session(engine) as session:

@@ -275,8 +275,11 @@ async def test_a_statement_timeout_within_a_copy(postgres_client: Client, metada
 
 @both_modes
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("kind", [list, iter], ids=["list", "generator"])
-@pytest.mark.parametrize("setting", ["statement_timeout", "lock_timeout"])
+@pytest.mark.parametrize(
+    ("setting", "kind"),
+    [("statement_timeout", list), ("lock_timeout", iter)],
+    ids=["statement_timeout-list", "lock_timeout-generator"],
+)
 async def test_a_timeout_of_one_chunk_takes_back_that_chunk_and_nothing_before_it(
     postgres_client: Client, metadata_only: bool, kind: Any, setting: str
 ) -> None:

@@ -269,7 +269,7 @@ def _kill_one(engine: Engine, command: str, name: str, *, chance: random.Random,
         if process.returncode:
             findings.other[f"{command} failed: {process.returncode}"] += 1
         return False
-    findings.kills[command, moment or "without a session"] += 1
+    findings.kills[command, moment or "after its last transaction"] += 1
     return True
 
 

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
 
 CLIENTS: Final = 16
-# The table has so many runs before the first turn: about a megabyte each.
+# The pause of a client after each write, in seconds at most: clients that never pause wait for each other's processors.
+_PAUSE: Final = 0.04
+# The table gets so many runs before each turn: about a megabyte each.
 _RUNS: Final = 60
 _CALLS: Final = 40
 _TURN: Final = 1_200
@@ -59,9 +61,9 @@ class Stall:
 
 
 def measure_stall(url: URL, seconds: float, turns: int = 3) -> Stall:
-    """Let clients add, delete, restore and send again calls, in turns with and without `pack`.
+    """Let clients add calls, and delete, restore and send again calls that `pack` packs, in turns with and without it.
 
-    The deleted and restored calls are those that `pack` packs at the time.
+    No two clients change the same call, so a client waits for the table, for the machine, or for `pack`.
 
     Args:
         url: of a migrated database.
@@ -110,9 +112,9 @@ def started(command: str, url: URL, name: str) -> Iterator[subprocess.Popen[str]
 
 
 def _fill(engine: Engine, turn: int) -> list[ProviderTrace]:
-    """Store runs whose calls grow, as those of agents do; return some of their calls."""
+    """Store runs whose calls grow, as those of agents do; return their calls."""
     source = random.Random(turn)  # noqa: S311  (not for secrets)
-    some = []
+    calls: list[ProviderTrace] = []
     for run in range(_RUNS):
         turns: list[str] = []
         traces = []
@@ -128,11 +130,11 @@ def _fill(engine: Engine, turn: int) -> list[ProviderTrace]:
                     created_at=_START + timedelta(seconds=call),
                 )
             )
-        some += traces[:: _CALLS // 4]
+        calls += traces
         with Session(engine) as session:
             ProviderTraceRepository(session, organization_id=ORG).create_many(traces)
             session.commit()
-    return some
+    return calls
 
 
 def _turn(engine: Engine, seconds: float, first: int, old: list[ProviderTrace], *, is_packing: bool) -> list[float]:
@@ -143,6 +145,7 @@ def _turn(engine: Engine, seconds: float, first: int, old: list[ProviderTrace], 
 
     def write(client: int) -> None:
         source = random.Random(client)  # noqa: S311  (not for secrets)
+        mine = old[client::CLIENTS]
         with Session(engine) as session:
             repository = ProviderTraceRepository(session, organization_id=ORG)
             repository.create(_call(first + client * _A_CLIENT))
@@ -151,7 +154,7 @@ def _turn(engine: Engine, seconds: float, first: int, old: list[ProviderTrace], 
             number = 1
             while not ended.is_set():
                 kind = source.choice(["create", "create", "send again", "mark"])
-                trace = source.choice(old)
+                trace = source.choice(mine)
                 made = _call(first + client * _A_CLIENT + number)
                 began = time.monotonic()
                 if kind == "create":
@@ -164,6 +167,7 @@ def _turn(engine: Engine, seconds: float, first: int, old: list[ProviderTrace], 
                 session.commit()
                 written[client].append(time.monotonic() - began)
                 number += 1
+                time.sleep(source.random() * _PAUSE)  # a client has other work, too
 
     threads = [threading.Thread(target=write, args=(client,)) for client in range(CLIENTS)]
     for thread in threads:

@@ -74,12 +74,13 @@ def move(  # noqa: PLR0913  (one argument for each value of the pack)
     """
     trace_ids = list(stamps)
     begin_on_sqlite(connection, "BEGIN IMMEDIATE")
-    if connection.dialect.name == "sqlite":
-        _check_documents(connection, stamps, organization_id)
-    else:
+    has_row_locks = connection.dialect.name != "sqlite"
+    if has_row_locks:
         for limit in _LIMITS:
             connection.execute(limit)
-        _lock(connection, stamps, organization_id)
+        _check_stamps(connection, stamps, organization_id)
+    else:
+        _check_documents(connection, stamps, organization_id)
     _check_twins(connection, trace_ids, organization_id)
     pack_id = new_pack_id()
     if _insert_metadata(connection, trace_ids, organization_id, pack_id) != len(trace_ids):
@@ -96,6 +97,9 @@ def move(  # noqa: PLR0913  (one argument for each value of the pack)
     stored = connection.execute(select(PACKS.c.directory, PACKS.c.data).where(PACKS.c.id == pack_id)).first()
     if stored is None or (bytes(stored.directory), bytes(stored.data)) != (pack.directory, pack.data):
         raise _all_refused(trace_ids, "the pack reads back different: see triggers of provider_trace_packs")
+    if has_row_locks:
+        # A client that changes one of the rows waits from here on. What was copied is of the version that is locked.
+        _lock(connection, stamps, organization_id)
     lookup, parameters = lookup_for(trace_ids, connection.dialect.name)
     deleted = delete(FULL.table).where(is_among(FULL, lookup), FULL.columns["organization_id"] == organization_id)
     if connection.execute(deleted, parameters).rowcount != len(trace_ids):
@@ -112,20 +116,31 @@ def _check_documents(connection: Connection, stamps: Mapping[str, str | bytes], 
         raise LeftError(dict.fromkeys(changed, "changed"))
 
 
+def _check_stamps(connection: Connection, stamps: Mapping[str, str | bytes], organization_id: str) -> None:
+    """Refuse traces that have changed, before anything is written."""
+    if changed := stamps.keys() - _unchanged(connection, stamps, organization_id):
+        raise LeftError(dict.fromkeys(changed, "changed"))
+
+
 def _lock(connection: Connection, stamps: Mapping[str, str | bytes], organization_id: str) -> None:
+    if others := stamps.keys() - _unchanged(connection, stamps, organization_id, lock=True):
+        # Of those that another session has locked, the version that was read is still there.
+        unchanged = _unchanged(connection, stamps, organization_id)
+        raise LeftError({trace_id: "locked" if trace_id in unchanged else "changed" for trace_id in others})
+
+
+def _unchanged(
+    connection: Connection, stamps: Mapping[str, str | bytes], organization_id: str, *, lock: bool = False
+) -> set[str]:
+    """Return the traces that are as they were read; with `lock` only those that could be locked at once."""
     lookup, parameters = lookup_for(list(stamps), connection.dialect.name)
     rows = (
         select(FULL.columns["id"], stamp_of_row())
         .select_from(FULL.table)
         .where(is_among(FULL, lookup), FULL.columns["organization_id"] == organization_id)
     )
-    locked = connection.execute(rows.with_for_update(skip_locked=True, of=FULL.table), parameters)
-    same = {row.id for row in locked if row.stamp == stamps[row.id]}
-    if not (others := stamps.keys() - same):
-        return
-    # Of those that another session has locked, the version that was read is still there.
-    unchanged = {row.id for row in connection.execute(rows, parameters) if row.stamp == stamps[row.id]}
-    raise LeftError({trace_id: "locked" if trace_id in unchanged else "changed" for trace_id in others})
+    rows = rows.with_for_update(skip_locked=True, of=FULL.table) if lock else rows
+    return {row.id for row in connection.execute(rows, parameters) if row.stamp == stamps[row.id]}
 
 
 def _check_twins(connection: Connection, trace_ids: Sequence[str], organization_id: str) -> None:

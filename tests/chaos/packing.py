@@ -6,16 +6,15 @@ python -m tests.chaos.packing --rounds 100
 from __future__ import annotations
 
 import argparse
-import os
 import random
-import subprocess
+import signal
 import sys
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from sqlalchemy import create_engine, text
@@ -28,15 +27,15 @@ from provider_trace_store import (
     ProviderTraceUnavailableError,
 )
 from tests.chaos.client import numbered_id
-from tests.support.constants import ORG, PATIENCE
-from tests.support.paths import ROOT
+from tests.chaos.packing_stall import measure_stall, started
+from tests.support.constants import ORG
 from tests.support.throwaway import throwaway
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from sqlalchemy import URL, Engine
+    from sqlalchemy import URL, Connection, Engine
 
 # So that no two writers make the same trace.
 _A_WRITER: Final = 1_000_000
@@ -44,11 +43,20 @@ _WRITERS: Final = 4
 _BATCH: Final = 20
 # A round's new calls go to as many runs, and to the runs of the rounds before.
 _RUNS: Final = 8
-_NAME: Final = "chaos-pack"
-_STALL_CLIENTS: Final = 16
+# One round in so many kills `unpack`, in addition to those that kill `pack`.
+_UNPACK_EVERY: Final = 6
+# The time in which a kill at any moment comes, and after the first write of a transaction a kill that aims at it.
+_ANY_SECONDS: Final = 1.0
+_AIMED_SECONDS: Final = 0.02
+_IN_TRANSACTION: Final = "in a transaction that had locked or written rows"
 _Result = TypeVar("_Result")
 _START: Final = datetime.now(UTC).replace(microsecond=0) - timedelta(days=2)
 _ROWS: Final = "SELECT id FROM provider_traces UNION ALL SELECT id FROM provider_trace_metadata"
+# The sessions of a command, without that which holds the advisory lock.
+_SESSIONS: Final = text(
+    "SELECT state, backend_xid IS NOT NULL AS has_written FROM pg_stat_activity"
+    " WHERE application_name = :name AND query NOT LIKE '%pg_try_advisory_xact_lock%'"
+)
 
 
 @dataclass
@@ -61,7 +69,8 @@ class Findings:
         doubled: traces with more than one row, in one table or in both.
         different: traces that are read with other content than was sent, or although they are deleted.
         other: unexpected errors and results, with their number.
-        notes: how the commands ended, and how often a client sent again.
+        kills: how many commands were killed, by the command and by what it did at that moment.
+        notes: how often a client sent again, and what the last commands left.
     """
 
     traces: int = 0
@@ -69,12 +78,17 @@ class Findings:
     doubled: set[str] = field(default_factory=set)
     different: set[str] = field(default_factory=set)
     other: Counter[str] = field(default_factory=Counter)
+    kills: Counter[tuple[str, str]] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
 
     @property
     def is_right(self) -> bool:
         """Whether nothing is wrong."""
         return not (self.lost or self.doubled or self.different or self.other)
+
+    def killed(self, command: str, moment: str | None = None) -> int:
+        """Return how often a command was killed, in all or at one kind of moment."""
+        return sum(n for (each, at), n in self.kills.items() if each == command and moment in {None, at})
 
     def compare(self, sent: ProviderTrace, read: ProviderTrace | None) -> None:
         """Compare a trace that is read with what was sent."""
@@ -186,37 +200,42 @@ class Writer:
                 self._findings.notes[f"sent again after {error.sqlstate}"] += 1
 
 
-def run_rounds(url: URL, rounds: int, traces: int, seed: int, gets: int) -> Findings:
+def run_rounds(  # noqa: PLR0913  (each is an option of the command)
+    url: URL, *, rounds: int, traces: int, seed: int, gets: int, unpack_every: int = _UNPACK_EVERY
+) -> Findings:
     """Kill a command in each round while clients write; then pack what is left, and check every trace.
 
     Args:
         url: of a migrated database.
-        rounds: how many commands are killed.
-        traces: how many traces are written in all.
+        rounds: how often `pack` is killed.
+        traces: how many traces are written in all, about.
         seed: of the source of chance.
         gets: how many traces are read one by one; the pages of the runs have all of them.
+        unpack_every: after so many rounds, one more kills `unpack`.
     """
     chance = random.Random(seed)  # noqa: S311  (a draw that can be repeated)
     findings = Findings()
-    engine = create_engine(url, pool_size=_WRITERS)
+    engine = create_engine(url, pool_size=_WRITERS + 1)
     writers = [Writer(engine, number, seed, findings) for number in range(_WRITERS)]
-    for round_number in range(rounds):
-        count = max(1, traces // rounds // _WRITERS)
-        command = "unpack" if round_number % 7 == 6 else "pack"
-        with _started(command, url) as process:
-            threads = [threading.Thread(target=writer.write, args=(round_number, count)) for writer in writers]
-            for thread in threads:
-                thread.start()
-            wait_until(lambda: process.poll() is not None or _is_connected(engine))
-            time.sleep(chance.random() ** 2)  # the moment of the kill is the matter of chance
-            process.kill()
-            process.wait()
-            findings.notes[f"{command} {'killed' if process.returncode < 0 else f'ended: {process.returncode}'}"] += 1
-            for thread in threads:
-                thread.join()
-    wait_until(lambda: not _is_connected(engine))
+    commands = [
+        command
+        for number in range(1, rounds + 1)
+        for command in ("pack", *(["unpack"] if number % unpack_every == 0 else []))
+    ]
+    count = max(1, traces // max(1, len(commands)) // _WRITERS)
+    for round_number, command in enumerate(commands):
+        threads = [threading.Thread(target=writer.write, args=(round_number, count)) for writer in writers]
+        for thread in threads:
+            thread.start()
+        # A command that ends before the kill is followed by another one.
+        name = f"chaos-{command}-{round_number}"
+        while not _kill_one(engine, command, name, chance=chance, findings=findings):
+            pass
+        for thread in threads:
+            thread.join()
     for command in ("pack", "verify"):
-        with _started(command, url) as process:
+        wait_until(partial(_is_free, engine))
+        with started(command, url, command) as process:
             said = process.communicate()[0]
         findings.notes["left in the table after the last pack"] = _rows_left(engine)
         if process.returncode:
@@ -224,6 +243,44 @@ def run_rounds(url: URL, rounds: int, traces: int, seed: int, gets: int) -> Find
     _check(engine, writers, findings, chance, gets)
     engine.dispose()
     return findings
+
+
+def _kill_one(engine: Engine, command: str, name: str, *, chance: random.Random, findings: Findings) -> bool:
+    """Kill a command at any moment, or soon after a transaction of it has locked or written rows."""
+    wait_until(partial(_is_free, engine))
+    with (
+        started(command, engine.url, name) as process,
+        engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+    ):
+        wait_until(lambda: process.poll() is not None or _moment(connection, name) is not None)
+        if chance.random() < 0.5:
+            time.sleep(chance.random() ** 2 * _ANY_SECONDS)  # the moment of the kill is the matter of chance
+        else:
+            while process.poll() is None and _moment(connection, name) != _IN_TRANSACTION:
+                time.sleep(0.001)  # transactions are short
+            time.sleep(chance.random() * _AIMED_SECONDS)
+        # Stopped, it cannot go on between the look and the kill.
+        process.send_signal(signal.SIGSTOP)
+        moment = _moment(connection, name)
+        process.kill()
+        process.wait()
+    if process.returncode != -signal.SIGKILL:
+        findings.notes[f"{command} ended before the kill: {process.returncode}"] += 1
+        if process.returncode:
+            findings.other[f"{command} failed: {process.returncode}"] += 1
+        return False
+    findings.kills[command, moment or "after its last transaction"] += 1
+    return True
+
+
+def _moment(connection: Connection, name: str) -> str | None:
+    """Return what a command is doing; None before it has a session."""
+    rows = connection.execute(_SESSIONS, {"name": name}).all()
+    if any(row.has_written for row in rows):
+        return _IN_TRANSACTION
+    if any(row.state in {"active", "idle in transaction"} for row in rows):
+        return "in a transaction that had read"
+    return "between transactions: compressing, or at the start" if rows else None
 
 
 def _check(engine: Engine, writers: list[Writer], findings: Findings, chance: random.Random, gets: int) -> None:
@@ -260,31 +317,11 @@ def _check(engine: Engine, writers: list[Writer], findings: Findings, chance: ra
             findings.compare(call_of(*sent[trace_id]), repository.get(trace_id))
 
 
-@contextmanager
-def _started(command: str, url: URL) -> Iterator[subprocess.Popen[str]]:
-    options = ["--older-than", "0d", "--idle", "0d"] if command == "pack" else []
-    with subprocess.Popen(
-        [sys.executable, "-m", "provider_trace_store", command, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "PGAPPNAME": _NAME,
-            "PROVIDER_TRACE_STORE_DATABASE_URL": url.render_as_string(hide_password=False),
-        },
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def _is_connected(engine: Engine) -> bool:
+def _is_free(engine: Engine) -> bool:
+    """Whether no session of an earlier command is left."""
     with engine.connect() as connection:
-        statement = text("SELECT count(*) FROM pg_stat_activity WHERE application_name = :name")
-        return bool(connection.scalar(statement, {"name": _NAME}))
+        statement = text("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'chaos-%'")
+        return not connection.scalar(statement)
 
 
 def _rows_left(engine: Engine) -> int:
@@ -292,72 +329,31 @@ def _rows_left(engine: Engine) -> int:
         return int(connection.scalar(text("SELECT count(*) FROM provider_traces")) or 0)
 
 
-def longest_write(url: URL, seconds: float, *, first: int, is_packing: bool) -> tuple[float, int]:
-    """Let 16 clients write for a while, and return the longest write in seconds, and the number of writes.
-
-    Args:
-        url: of a migrated database.
-        seconds: how long.
-        first: the number of the first trace.
-        is_packing: whether `pack` runs all the time, again and again.
-    """
-    engine = create_engine(url, pool_size=_STALL_CLIENTS, max_overflow=4)
-    longest = [0.0] * _STALL_CLIENTS
-    written = [0] * _STALL_CLIENTS
-    end = time.monotonic() + seconds
-
-    def write(client: int) -> None:
-        with Session(engine) as session:
-            repository = ProviderTraceRepository(session, organization_id=ORG)
-            while (began := time.monotonic()) < end:
-                repository.create(call_of(first + client * _A_WRITER // 20 + written[client], client))
-                session.commit()
-                longest[client] = max(longest[client], time.monotonic() - began)
-                written[client] += 1
-
-    # The first connections take longer than a write does.
-    with engine.connect(), engine.connect():
-        pass
-    threads = [threading.Thread(target=write, args=(client,)) for client in range(_STALL_CLIENTS)]
-    for thread in threads:
-        thread.start()
-    while is_packing and time.monotonic() < end:
-        with _started("pack", url) as process:
-            process.communicate(timeout=PATIENCE)
-    for thread in threads:
-        thread.join()
-    engine.dispose()
-    return max(longest), sum(written)
-
-
 def main() -> int:
     """Run the command; 1 if a trace is lost, doubled or different."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.packing", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=100, help="how often pack is killed; 0: only the stall")
     parser.add_argument("--traces", type=int, default=50_000, help="in all rounds")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--gets", type=int, default=10_000, help="traces that are also read one by one")
-    parser.add_argument("--stall", type=float, default=10, help="seconds of writes with and without pack; 0: none")
+    parser.add_argument("--stall", type=float, default=5, help="seconds of each of six turns of writes; 0: none")
     options = parser.parse_args()
     began = time.monotonic()
     with throwaway(fsync=True) as server:
-        findings = run_rounds(
-            server.create_database("rounds"), options.rounds, options.traces, options.seed, options.gets
-        )
+        url = server.create_database("rounds")
+        findings = run_rounds(url, rounds=options.rounds, traces=options.traces, seed=options.seed, gets=options.gets)
         _say(
             f"{options.rounds} rounds, {findings.traces} traces, {time.monotonic() - began:.0f} s: lost"
             f" {len(findings.lost)}, doubled {len(findings.doubled)}, different {len(findings.different)}"
         )
+        for (command, moment), count in sorted(findings.kills.items()):
+            _say(f"{command} killed {count} times {moment}")
         _say(f"notes: {dict(findings.notes)}; other: {dict(findings.other)}")
         for name, ids in (("lost", findings.lost), ("doubled", findings.doubled), ("different", findings.different)):
             if ids:
                 _say(f"{name}: {sorted(ids)[:10]}")
         if options.stall:
-            url = server.create_database("stall")
-            for at, is_packing in enumerate((False, True)):
-                longest, writes = longest_write(url, options.stall, first=at * 20 * _A_WRITER, is_packing=is_packing)
-                way = "with" if is_packing else "without"
-                _say(f"{_STALL_CLIENTS} clients {way} pack: longest write {longest * 1000:.0f} ms of {writes} writes")
+            _say(str(measure_stall(server.create_database("stall"), options.stall)))
     return int(not findings.is_right)
 
 

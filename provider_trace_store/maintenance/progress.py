@@ -56,6 +56,7 @@ class Progress:
         bytes_per_second: the bytes of documents a second, since the command began.
         seconds_left: how long the command goes on, an estimate; None if it is not known.
         resume_at: where the command is, for a message; a command that is run again finds its place by itself.
+        unit: the name of the things that are counted.
     """
 
     command: str
@@ -66,6 +67,7 @@ class Progress:
     bytes_per_second: float
     seconds_left: float | None
     resume_at: str | None
+    unit: str = "traces"
 
 
 class Meter:
@@ -75,11 +77,20 @@ class Meter:
         command: the command, such as `pack`.
         on_progress: called with the state after each batch; None to tell nobody.
         total: the number of traces to do, an estimate; None if it is not known.
+        unit: as `Progress.unit`.
     """
 
-    def __init__(self, command: str, on_progress: Callable[[Progress], object] | None, total: int | None) -> None:
+    def __init__(
+        self,
+        command: str,
+        on_progress: Callable[[Progress], object] | None,
+        total: int | None,
+        *,
+        unit: str = "traces",
+    ) -> None:
         self._command = command
         self._on_progress = on_progress
+        self._unit = unit
         self._began = time.monotonic()
         self.total = total
         self.done = 0
@@ -107,7 +118,9 @@ class Meter:
         left = None if self.total is None or not self.done else seconds / self.done * max(self.total - self.done, 0)
         rate = self.raw_bytes / seconds
         self._on_progress(
-            Progress(self._command, self.done, self.total, self.raw_bytes, saved_bytes, rate, left, resume_at)
+            Progress(
+                self._command, self.done, self.total, self.raw_bytes, saved_bytes, rate, left, resume_at, self._unit
+            )
         )
 
 

@@ -32,6 +32,7 @@ _NO_TIMEOUTS: Final = text(
     "SELECT set_config(name, '0', true) FROM pg_settings "
     "WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')"
 )
+_NO_SNAPSHOT: Final = text("SET LOCAL idle_in_transaction_session_timeout = 0")
 _HOLDER: Final = text(
     f"""
     SELECT locks.pid, usename AS role, application_name AS application, xact_start AS since
@@ -232,6 +233,8 @@ def one_at_a_time(engine: Engine) -> Iterator[None]:
         connection.execute(_NO_TIMEOUTS)
         if not connection.scalar(_TRY, names):
             raise MaintenanceError(f"another command of maintenance runs on these tables: {_holder(connection, names)}")
+        # The server keeps the last SELECT's portal, and its snapshot, until the next statement.
+        connection.execute(_NO_SNAPSHOT)
         yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -64,7 +65,7 @@ def _lines(report: StatusReport, width: int) -> Iterator[str]:
     notes = _notes(report)
     if notes:
         yield ""
-        yield from notes
+        yield from (line for note in notes for line in textwrap.wrap(note, max(width, 20), break_long_words=False))
     yield ""
     if not report.needs:
         yield "nothing needs the operator"

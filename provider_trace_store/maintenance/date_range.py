@@ -80,16 +80,18 @@ def date_range(connection: Connection, table: Table, indexed: Sequence[Sequence[
 def _probed(connection: Connection, query: str) -> DateRange | None:
     """Return the dates that a query of index probes finds; None if it takes too long."""
     statement = text(query.replace(":", "\\:")).columns(oldest=UtcDateTime(), newest=UtcDateTime())
+    # Rolled back, because the limit of a savepoint that is released stays.
+    savepoint = connection.begin_nested()
     try:
-        with connection.begin_nested():
-            if connection.dialect.name == "postgresql":
-                connection.execute(text(f"SET LOCAL statement_timeout = '{_LONGEST}'"))
-                connection.execute(text("SET LOCAL enable_seqscan = off"))
-            row = connection.execute(statement).one()
+        if connection.dialect.name == "postgresql":
+            connection.execute(text(f"SET LOCAL statement_timeout = '{_LONGEST}'"))
+        row = connection.execute(statement).one()
     except DBAPIError as error:
         if sqlstate_of(error) != _QUERY_CANCELED:
             raise
         return None
+    finally:
+        savepoint.rollback()
     return None if (row.n or 0) > _MOST_ORGANIZATIONS else DateRange(row.oldest, row.newest, "index")
 
 

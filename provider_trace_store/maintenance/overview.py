@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # A session that holds ACCESS EXCLUSIVE on a table is waited for.
 _LOCK_TIMEOUT: Final = text("SET LOCAL lock_timeout = '2s'")
+# Compiling a look-up takes longer than the look-up.
+_NO_JIT: Final = text("SET LOCAL jit = off")
 
 
 def status(engine: Engine, *, spool: str | PathLike[str] | None = None) -> StatusReport:
@@ -68,6 +70,7 @@ def _report(
     with connection.begin():
         if is_postgresql:
             connection.execute(_LOCK_TIMEOUT)
+            connection.execute(_NO_JIT)
             found = status_postgresql.server_of(connection)
             server, schema = found.server, schema or found.schema
             default_compression, has_lz4 = found.compression, found.has_lz4

@@ -1,11 +1,16 @@
 """The command `provider-trace-store`."""
 
 import logging
+from typing import Annotated
 
 import typer
 
+from provider_trace_store import __version__
+from provider_trace_store.cli.index import index
 from provider_trace_store.cli.migrate import migrate
+from provider_trace_store.cli.output import say
 from provider_trace_store.cli.pack import pack
+from provider_trace_store.cli.status import status
 from provider_trace_store.cli.unpack import unpack, verify
 
 __all__ = ["app"]
@@ -17,13 +22,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(migrate, name="migrate")
+app.command()(status)
+app.command()(index)
 app.command()(pack)
 app.command()(unpack)
 app.command()(verify)
 
 
+def _print_version(*, is_wanted: bool) -> None:
+    if is_wanted:
+        say(f"provider-trace-store {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def log() -> None:
+def log(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and exit.")
+    ] = False,
+) -> None:
     """Stores every call that an LLM backend makes to a model provider."""
+    del version
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("provider_trace_store").setLevel(logging.INFO)

@@ -67,7 +67,10 @@ def upgrade(
     tries: Tries = DEFAULT_TRIES,
     sql: Sql = False,
 ) -> None:
-    """Create or adopt the tables, and upgrade them to a revision."""
+    """Create or adopt the tables, and upgrade them to a revision.
+
+    Example: provider-trace-store migrate upgrade --url postgresql://user@host/database
+    """
     patience = partial(Patience, schema, lock_timeout, tries)
     if sql:
         reporting(lambda: _print(up, revision, url, patience()))
@@ -97,7 +100,10 @@ def downgrade(
     ] = None,
     sql: Sql = False,
 ) -> None:
-    """Take the tables back to an earlier revision; a table with rows is dropped only with --drop-data."""
+    """Take the tables back to an earlier revision; a table with rows is dropped only with --drop-data.
+
+    Example, one step: provider-trace-store migrate downgrade -1
+    """
     if sql:
         patience = partial(Patience, schema, lock_timeout, tries)
         reporting(lambda: _print(down, revision, url, patience(), drop_data=drop_data, drop_adopted=drop_adopted or ()))
@@ -119,7 +125,10 @@ def downgrade(
 
 @migrate.command()
 def current(*, url: Url = None, schema: Schema = None) -> None:
-    """Show the revision of the tables; `base` if there is none."""
+    """Show the revision of the tables; `base` if there is none.
+
+    Example: provider-trace-store migrate current --schema traces
+    """
 
     def show(connection: Connection) -> None:
         known = revisions(ScriptDirectory.from_config(scripts_config()))
@@ -138,7 +147,10 @@ def current(*, url: Url = None, schema: Schema = None) -> None:
 
 @migrate.command()
 def history() -> None:
-    """List the revisions."""
+    """List the revisions.
+
+    Example: provider-trace-store migrate history
+    """
     for script in ScriptDirectory.from_config(scripts_config()).walk_revisions():
         head = " (head)" if script.is_head else ""
         say(f"{script.down_revision or '<base>'} -> {script.revision}{head}, {script.doc}")

@@ -27,10 +27,14 @@ _OPTIONS: Final = {
     "idle": "--idle",
     "rate": "--rate",
     "pause": "--pause",
+    "spool": "--spool",
     "drop_data=True": "--drop-data",
     "drop_adopted=[TABLE]": "--drop-adopted TABLE",
 }
 _USAGE: Final = 2
+# Exit statuses; docs/commands.md lists them all.
+NEEDS_OPERATOR: Final = 3
+INTERRUPTED: Final = 130  # what a shell reports for a command that Ctrl-C ended
 
 
 class _Closed(io.TextIOBase):
@@ -48,6 +52,10 @@ def run_command(app: Callable[[], object]) -> NoReturn:
     """
     if sys.stdout is None:
         sys.stdout = _Closed()
+    for stream in (sys.stdout, sys.stderr):
+        # In a locale without the character that is printed, such as C.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     refuse_misplaced_urls(sys.argv[1:])
     status: object = 0
     try:
@@ -92,10 +100,20 @@ def say_error(message: str) -> None:
     typer.echo(f"{_NAME}: {spelled(message, _OPTIONS)}", err=True)
 
 
-def reporting(action: Callable[[], None]) -> None:
-    """Run an action; print an error of the package, and exit with status 1."""
+def reporting(
+    action: Callable[[], None], *, interrupted: Callable[[], str] = lambda: "interrupted; nothing was changed"
+) -> None:
+    """Run an action; exit with status 1 after an error of the package, which is printed, and 130 after Ctrl-C.
+
+    Args:
+        action: what the command does.
+        interrupted: what to print after Ctrl-C.
+    """
     try:
         action()
     except ProviderTraceStoreError as error:
         say_error(str(error))
         raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        say_error(interrupted())
+        raise typer.Exit(INTERRUPTED) from None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from provider_trace_store.cli.output import reporting, say_error
+from provider_trace_store.cli.output import reporting
 from provider_trace_store.errors import InvalidArgumentError
 from provider_trace_store.maintenance.durations import parse_duration
 from provider_trace_store.migrations.target import connected, database_url
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from provider_trace_store.maintenance.progress import Progress
 
 MB: Final = 1_000_000
-_INTERRUPTED: Final = 130  # what a shell reports for a command that Ctrl-C ended
 _BETWEEN_LINES: Final = 5.0  # seconds
 
 Organization = Annotated[str | None, typer.Option(metavar="ORG", help="Only the traces of this organization.")]
@@ -61,11 +60,10 @@ def run_job(url: str | None, schema: str | None, job: Callable[[Engine], None]) 
             translated = {"schema_translate_map": {None: schema}} if schema else {}
             job(connection.engine.execution_options(**translated))
 
-    try:
-        reporting(run)
-    except KeyboardInterrupt:
-        say_error(f"stopped after a transaction; what was done stays. Go on with: {_again(sys.argv[1:])}")
-        raise typer.Exit(_INTERRUPTED) from None
+    reporting(
+        run,
+        interrupted=lambda: f"stopped after a transaction; what was done stays. Go on with: {_again(sys.argv[1:])}",
+    )
 
 
 @contextmanager
@@ -111,7 +109,7 @@ class _Lines:
         of = "" if progress.total is None else f" of about {progress.total}"
         left = "" if progress.seconds_left is None else f", {progress.seconds_left:.0f} s left"
         at = f", at {progress.resume_at}" if progress.resume_at else ""
-        typer.echo(f"{progress.command}: {progress.done}{of} traces, {_figures(progress)}{left}{at}", err=True)
+        typer.echo(f"{progress.command}: {progress.done}{of} {progress.unit}, {_figures(progress)}{left}{at}", err=True)
 
 
 def _figures(progress: Progress) -> str:

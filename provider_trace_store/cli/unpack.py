@@ -36,6 +36,8 @@ def unpack(
     """Move packed traces back into provider_traces, byte for byte. Exits with status 1 if a pack had to stay.
 
     It can be stopped at any moment: each pack is one transaction, and the same command goes on.
+
+    Example: provider-trace-store unpack --organization org-1 --rate 20
     """
 
     def job(engine: Engine) -> None:
@@ -51,7 +53,10 @@ def unpack(
 
 
 def verify(*, organization: Organization = None, as_json: Json = False, url: Url = None, schema: Schema = None) -> None:
-    """Read all packs and report damage by id, never content. Exits with status 1 if there is any."""
+    """Read all packs and report damage by id, never content. Exits with status 1 if there is any.
+
+    Example: provider-trace-store verify --json
+    """
 
     def job(engine: Engine) -> None:
         with display() as show:

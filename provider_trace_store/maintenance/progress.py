@@ -32,6 +32,7 @@ _NO_TIMEOUTS: Final = text(
     "SELECT set_config(name, '0', true) FROM pg_settings "
     "WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')"
 )
+_NO_SNAPSHOT: Final = text("SET LOCAL idle_in_transaction_session_timeout = 0")
 _HOLDER: Final = text(
     f"""
     SELECT locks.pid, usename AS role, application_name AS application, xact_start AS since
@@ -56,6 +57,7 @@ class Progress:
         bytes_per_second: the bytes of documents a second, since the command began.
         seconds_left: how long the command goes on, an estimate; None if it is not known.
         resume_at: where the command is, for a message; a command that is run again finds its place by itself.
+        unit: the name of the things that are counted.
     """
 
     command: str
@@ -66,6 +68,7 @@ class Progress:
     bytes_per_second: float
     seconds_left: float | None
     resume_at: str | None
+    unit: str = "traces"
 
 
 class Meter:
@@ -75,11 +78,20 @@ class Meter:
         command: the command, such as `pack`.
         on_progress: called with the state after each batch; None to tell nobody.
         total: the number of traces to do, an estimate; None if it is not known.
+        unit: as `Progress.unit`.
     """
 
-    def __init__(self, command: str, on_progress: Callable[[Progress], object] | None, total: int | None) -> None:
+    def __init__(
+        self,
+        command: str,
+        on_progress: Callable[[Progress], object] | None,
+        total: int | None,
+        *,
+        unit: str = "traces",
+    ) -> None:
         self._command = command
         self._on_progress = on_progress
+        self._unit = unit
         self._began = time.monotonic()
         self.total = total
         self.done = 0
@@ -107,7 +119,9 @@ class Meter:
         left = None if self.total is None or not self.done else seconds / self.done * max(self.total - self.done, 0)
         rate = self.raw_bytes / seconds
         self._on_progress(
-            Progress(self._command, self.done, self.total, self.raw_bytes, saved_bytes, rate, left, resume_at)
+            Progress(
+                self._command, self.done, self.total, self.raw_bytes, saved_bytes, rate, left, resume_at, self._unit
+            )
         )
 
 
@@ -219,6 +233,8 @@ def one_at_a_time(engine: Engine) -> Iterator[None]:
         connection.execute(_NO_TIMEOUTS)
         if not connection.scalar(_TRY, names):
             raise MaintenanceError(f"another command of maintenance runs on these tables: {_holder(connection, names)}")
+        # The server keeps the last SELECT's portal, and its snapshot, until the next statement.
+        connection.execute(_NO_SNAPSHOT)
         yield
 
 

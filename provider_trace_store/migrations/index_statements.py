@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.schema import CreateIndex
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # PostgreSQL cuts longer names, in bytes.
 _LONGEST_NAME: Final = 63
 _LIMIT: Final = "SET lock_timeout = '500ms'"
+_NO_LIMIT: Final = "RESET lock_timeout"
 _RELATION: Final = text(
     "SELECT oid, CAST(relkind AS text) AS relkind FROM pg_class WHERE oid = CAST(CAST(:name AS text) AS regclass)"
 )
@@ -46,8 +47,37 @@ _LEFT: Final = text(
 )
 
 
+class Steps(NamedTuple):
+    """The statements that build an index, each without its semicolon.
+
+    Args:
+        slow: block no writer, take long, and run outside of a transaction.
+        quick: change only the catalogue, after the slow ones; each takes a table lock for milliseconds.
+    """
+
+    slow: list[str]
+    quick: list[str]
+
+
 def statements_for(connection: Connection, table: Table, index: Index) -> list[str]:
-    """Return the statements that build an index without blocking writes, each without its semicolon.
+    """Return the statements that an operator runs to build an index, each without its semicolon.
+
+    Args:
+        connection: the database.
+        table: the table, in its schema.
+        index: the missing index.
+    """
+    slow, quick = steps_for(connection, table, index)
+    return [*slow, *limited(quick)]
+
+
+def limited(statements: Sequence[str]) -> list[str]:
+    """Return statements that take table locks between those that limit how long they wait for the locks."""
+    return [_LIMIT, *statements, _NO_LIMIT] if statements else []
+
+
+def steps_for(connection: Connection, table: Table, index: Index) -> Steps:
+    """Return the statements that build an index without blocking writes.
 
     PostgreSQL refuses CONCURRENTLY on a partitioned table. There the index of each partition is built with it, the
     parent's index is created empty, and the partitions' are attached to it.
@@ -61,16 +91,16 @@ def statements_for(connection: Connection, table: Table, index: Index) -> list[s
     # SQLAlchemy doubles a percent sign for the driver; an operator's psql takes it as it is.
     statement = statement.replace("%%", "%")
     if connection.dialect.name != "postgresql":
-        return [statement]
+        return Steps([statement], [])
     relation = connection.execute(_RELATION, {"name": quoted_table(connection, table)}).one()
     name = str(index.name)
     schema = connection.schema_for_object(table)
     if relation.relkind == "p":
         partitioned = _Partitioned(connection, [column.name for column in index.columns])
         partitioned.add(relation.oid, quoted_table(connection, table), schema, name)
-        return [*partitioned.slow, _LIMIT, *partitioned.quick, "RESET lock_timeout"]
+        return Steps(partitioned.slow, partitioned.quick)
     concurrently = statement.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1)
-    return [*_removal(connection, quoted(connection.dialect, schema, name)), concurrently]
+    return Steps([*_removal(connection, quoted(connection.dialect, schema, name)), concurrently], [])
 
 
 def _removal(connection: Connection, name: str) -> list[str]:

@@ -89,7 +89,7 @@ def missing_indexes(connection: Connection, table: Table) -> list[Index]:
         connection: the database to look at.
         table: the table with the indexes that it must have.
     """
-    present = _indexed_columns(connection, table)
+    present = indexed_columns(connection, table)
     return _by_name(index for index in table.indexes if not _is_served(_columns_of(index), present))
 
 
@@ -152,8 +152,13 @@ def _columns_of(index: Index) -> list[str | None]:
     return [column.name for column in index.columns]
 
 
-def _indexed_columns(connection: Connection, table: Table) -> list[Sequence[str | None]]:
-    """Return the columns of each B-tree that has all rows and compares as the columns do, in ascending order."""
+def indexed_columns(connection: Connection, table: Table) -> list[Sequence[str | None]]:
+    """Return the columns of each B-tree that has all rows and compares as the columns do, in ascending order.
+
+    Args:
+        connection: the database to look at.
+        table: an existing table.
+    """
     if connection.dialect.name == "postgresql":
         columns = connection.scalars(_POSTGRESQL_INDEXES, {"name": quoted_table(connection, table)})
         return list(columns)

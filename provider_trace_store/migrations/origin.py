@@ -75,7 +75,17 @@ def create_index(index: Index) -> None:
     op.execute(_CreateIndex(index))
     dialect = op.get_context().dialect
     if dialect.name == "postgresql":
-        op.execute(without_parameters(f"COMMENT ON INDEX {_name_of(dialect, index)} IS {literal(MARK)}"))
+        op.execute(without_parameters(statement_of_mark(dialect, index)))
+
+
+def statement_of_mark(dialect: Dialect, index: Index) -> str:
+    """Return the statement that marks an index which was just created on PostgreSQL."""
+    return f"COMMENT ON INDEX {_name_of(dialect, index)} IS {literal(MARK)}"
+
+
+def statement_for_sqlite(dialect: Dialect, index: Index) -> str:
+    """Return the statement that creates an index with the mark on SQLite, unless there is one of its name."""
+    return str(_CreateIndex(index, if_not_exists=True).compile(dialect=dialect)).strip()
 
 
 def is_created(connection: Connection, table: Table) -> bool:

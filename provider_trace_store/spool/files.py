@@ -54,6 +54,18 @@ def check_plain(path: Path) -> int:
         FileNotFoundError: there is no such file.
         ForeignFileError: it, or a file beside it, is not one that the spool has made.
     """
+    for name in (path, path.with_name(path.name + JOURNAL_SUFFIX)):
+        with suppress(FileNotFoundError):
+            _make_private(name)
+    return check_untouched(path)
+
+
+def check_untouched(path: Path) -> int:
+    """Check a file as `check_plain` does, and change no mode.
+
+    Raises:
+        FileNotFoundError, ForeignFileError: as `check_plain`.
+    """
     size = _plain(path).st_size
     for suffix in _WAL_SUFFIXES:
         if os.path.lexists(f"{path}{suffix}"):
@@ -90,9 +102,12 @@ def _plain(path: Path) -> os.stat_result:
     found = path.lstat()
     if not is_private_file(found):
         raise ForeignFileError
-    if HAS_OWNERS and found.st_mode & _OTHERS:
-        path.chmod(PRIVATE)
     return found
+
+
+def _make_private(path: Path) -> None:
+    if HAS_OWNERS and _plain(path).st_mode & _OTHERS:
+        path.chmod(PRIVATE)
 
 
 def _tail_of(path: Path, length: int) -> bytes:

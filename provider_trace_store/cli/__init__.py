@@ -6,6 +6,7 @@ import typer
 
 from provider_trace_store.cli.migrate import migrate
 from provider_trace_store.cli.pack import pack
+from provider_trace_store.cli.show import diff, run, show
 from provider_trace_store.cli.unpack import unpack, verify
 
 __all__ = ["app"]
@@ -20,6 +21,9 @@ app.add_typer(migrate, name="migrate")
 app.command()(pack)
 app.command()(unpack)
 app.command()(verify)
+app.command()(show)
+app.command()(run)
+app.command()(diff)
 
 
 @app.callback()

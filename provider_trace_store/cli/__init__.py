@@ -4,9 +4,11 @@ import logging
 
 import typer
 
+from provider_trace_store.cli.listing import list_traces, runs, tail
 from provider_trace_store.cli.migrate import migrate
 from provider_trace_store.cli.pack import pack
 from provider_trace_store.cli.show import diff, run, show
+from provider_trace_store.cli.stats import stats
 from provider_trace_store.cli.unpack import unpack, verify
 
 __all__ = ["app"]
@@ -24,6 +26,10 @@ app.command()(verify)
 app.command()(show)
 app.command()(run)
 app.command()(diff)
+app.command("list")(list_traces)
+app.command()(runs)
+app.command()(tail)
+app.command()(stats)
 
 
 @app.callback()

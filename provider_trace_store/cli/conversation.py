@@ -42,8 +42,15 @@ def show_header(screen: Screen, trace: ProviderTrace, exchange: Exchange) -> Non
     """Add who made a call, and when."""
     screen.line(trace.id, "title")
     screen.line(f"{time_of(trace.created_at)} UTC · {described(exchange)}", "quiet")
-    names = (("call type", trace.call_type), ("agent", trace.agent_id), ("run", trace.run_id), ("step", trace.step_id))
-    names += (("source", trace.source), ("user", trace.user_id), ("organization", trace.org_id))
+    names = (
+        ("call type", trace.call_type),
+        ("agent", trace.agent_id),
+        ("run", trace.run_id),
+        ("step", trace.step_id),
+        ("source", trace.source),
+        ("user", trace.user_id),
+        ("organization", trace.org_id),
+    )
     known = [f"{name} {one_line(value)}" for name, value in names if value]
     known += [f"tags {', '.join(one_line(tag) for tag in trace.agent_tags)}"] if trace.agent_tags else []
     if known:
@@ -79,23 +86,22 @@ def show_settings(screen: Screen, settings: dict[str, Any], title: str = "settin
         screen.line(f"{title}: {' · '.join(words)}", "quiet")
 
 
-def show_messages(screen: Screen, messages: Iterable[Message], margin: str = "", sign: str = "", style: str = "") -> None:
+def show_messages(screen: Screen, messages: Iterable[Message], sign: str = "", style: str = "") -> None:
     """Add messages: the role, and its parts below it.
 
     Args:
         screen: where to.
         messages: the messages.
-        margin: what stands before each line.
         sign: what stands before the role, such as `+`.
         style: the style of all lines; empty for that of the role.
     """
     for message in messages:
         role = style or _STYLES.get(message.role.lower().partition(" ")[0], "title")
-        screen.line(f"{sign}{one_line(message.role)}", role, margin)
+        screen.line(f"{sign}{one_line(message.role)}", role)
         if not message.parts:
-            screen.line("(empty)", "quiet", margin + MARGIN)
+            screen.line("(empty)", "quiet", MARGIN)
         for part in message.parts:
-            _show_part(screen, part, margin + MARGIN, style)
+            _show_part(screen, part, MARGIN, style)
 
 
 def show_end(screen: Screen, exchange: Exchange, *, is_full: bool = False) -> None:
@@ -111,7 +117,9 @@ def show_end(screen: Screen, exchange: Exchange, *, is_full: bool = False) -> No
 
 def ending(exchange: Exchange) -> list[str]:
     """Return the reason of the end, and the tokens of a call."""
-    words = [f"end: {one_line(brief(exchange.details[name]))}" for name in _ENDS if not is_empty(exchange.details.get(name))][:1]
+    words = [
+        f"end: {one_line(brief(exchange.details[name]))}" for name in _ENDS if not is_empty(exchange.details.get(name))
+    ][:1]
     usage = mapping(exchange.details.get("usage")) or mapping(exchange.details.get("usageMetadata"))
     for names, title in ((_INPUT, "tokens in"), (_OUTPUT, "tokens out")):
         count = next((usage[name] for name in names if isinstance(usage.get(name), int)), None)

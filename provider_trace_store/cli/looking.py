@@ -87,10 +87,9 @@ def look(
 
     def run() -> None:
         with connected(database_url(url)) as connection:
-            if schema:
-                connection = connection.execution_options(schema_translate_map={None: schema})
+            translated = {"schema_translate_map": {None: schema}} if schema else {}
             problem = None
-            with Session(connection) as session:
+            with Session(connection.execution_options(**translated)) as session:
                 try:
                     action(ProviderTraceRepository(session, organization_id=organization), session)
                 except SQLAlchemyError as error:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # The latest calls that a call is compared with.
 _KEPT: Final = 8
+_SYSTEM: Final = frozenset({"system", "developer"})
 
 
 class Step(NamedTuple):
@@ -46,7 +47,9 @@ class History:
         before = max(reversed(self._calls), key=lambda one: common_start(one.request, request), default=None)
         shared = common_start(before.request, request) if before else 0
         # A system prompt alone is shared by conversations that have nothing else in common.
-        if before is None or not any(message.role.lower() not in {"system", "developer"} for message in request[:shared]):
+        if before is None or not any(
+            message.role.lower() not in {"system", "developer"} for message in request[:shared]
+        ):
             self._calls.append(exchange)
             return Step(is_first=True, added=request, settings=[], summary=f"{len(request):,} messages")
         added, note = request[shared:], ""

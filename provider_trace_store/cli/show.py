@@ -26,13 +26,13 @@ from provider_trace_store.conversations.values import brief
 from provider_trace_store.errors import MaintenanceError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy.orm import Session
 
     from provider_trace_store.conversations import Change, Exchange, Message, Setting
     from provider_trace_store.repository import ProviderTraceRepository
-    from provider_trace_store.schemas import ProviderTrace
+    from provider_trace_store.schemas import ProviderTrace, TracePage
 
 TraceId = Annotated[str, typer.Argument(metavar="TRACE", help="The id of a trace, with or without its prefix.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run.")]
@@ -96,11 +96,10 @@ def run(
     """
 
     def action(repository: ProviderTraceRepository, _session: Session) -> None:
-        count, cursor, unreadable = 0, None, 0
+        count = unreadable = 0
         history = History()
         screen = Screen(is_full=full, most=_LINES["run"])
-        while True:
-            page = repository.list_by_run_id(run_id, limit=20, cursor=cursor)
+        for page in _pages(repository, run_id):
             unreadable += len(page.unreadable)
             for trace in page.items:
                 count += 1
@@ -109,9 +108,6 @@ def run(
                 else:
                     _show_step(screen, count, trace, history, is_full=full)
             screen.flush()
-            cursor = page.next_cursor
-            if cursor is None:
-                break
         bare = [item for item in repository.iter_metadata(run_id=run_id) if item.stored_as == "metadata"]
         if not count and not unreadable and not bare:
             raise MaintenanceError("this organization has no such run: see --organization, and `runs` for the ids")
@@ -163,6 +159,16 @@ def diff(
         screen.close()
 
     look(url, schema, organization, action)
+
+
+def _pages(repository: ProviderTraceRepository, run_id: str) -> Iterator[TracePage]:
+    cursor = None
+    while True:
+        page = repository.list_by_run_id(run_id, limit=20, cursor=cursor)
+        yield page
+        cursor = page.next_cursor
+        if cursor is None:
+            return
 
 
 def _show_step(screen: Screen, number: int, trace: ProviderTrace, history: History, *, is_full: bool) -> None:

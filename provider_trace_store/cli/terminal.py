@@ -31,7 +31,7 @@ _COLOURS: Final = {
     "error": {"fg": "red", "bold": True},
 }
 # Signs, and their forms for an output that cannot encode them.
-_PLAIN: Final = str.maketrans({"│": "|", "─": "-", "█": "#", "…": "~", "→": ">", "·": ",", "×": "x"})
+_PLAIN: Final = str.maketrans({"│": "|", "─": "-", "█": "#", "…": "~", "→": ">", "·": ","})
 
 
 def printable(text: str) -> str:
@@ -166,7 +166,7 @@ class Screen:
 
 def _has_signs(encoding: str) -> bool:
     try:
-        "│─█…→·×".encode(encoding)
+        "│─█…→·".encode(encoding)
     except UnicodeEncodeError:
         return False
     # In the C locale Python writes UTF-8, and the terminal need not understand it.

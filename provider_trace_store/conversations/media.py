@@ -41,7 +41,8 @@ def media_part(kind: str, value: object) -> Part:
     """
     found = {} if isinstance(value, dict) else {"url": value}
     _collect(value, found)
-    data = next((found[name] for name in _DATA if isinstance(found.get(name), str | bytes)), None)
+    held = (found.get(name) for name in _DATA)
+    data: str | bytes | None = next((value for value in held if isinstance(value, str | bytes)), None)
     place = first(found, *_PLACES)
     media_type = first(found, *_TYPES)
     if place.startswith("data:"):
@@ -55,7 +56,9 @@ def media_part(kind: str, value: object) -> Part:
     if data is not None:
         words.append(_size(data))
     if place:
-        words.append(place if len(place) <= _LONGEST_PLACE else f"{place[:_LONGEST_PLACE]}… ({len(place):,} characters)")
+        words.append(
+            place if len(place) <= _LONGEST_PLACE else f"{place[:_LONGEST_PLACE]}… ({len(place):,} characters)"
+        )
     return Part("media", ", ".join(words), key=hash(data if data is not None else place))
 
 

@@ -10,9 +10,23 @@ from provider_trace_store.conversations.model import Message, Part
 from provider_trace_store.conversations.parts import parts_of
 from provider_trace_store.conversations.values import brief, first, is_empty, items, mapping, outline, text, without
 
-_INPUTS: Final = ("input", "inputs", "texts", "inputText", "query", "prompt", "content", "requests", "documents", "file", "instances")
+_INPUTS: Final = (
+    "input",
+    "inputs",
+    "texts",
+    "inputText",
+    "query",
+    "prompt",
+    "content",
+    "requests",
+    "documents",
+    "file",
+    "instances",
+)
 _WRAPPED: Final = ("singleEmbeddingParams", "segmentedEmbeddingParams", "session", "displayName")
 _VECTORS: Final = ("embeddings", "embedding", "data", "predictions")
+_IMAGE: Final = frozenset({"url", "b64_json", "base64"})
+_FOUND: Final = frozenset({"url", "title", "content", "index", "relevance_score"})
 _COUNTS: Final = ("input_tokens", "inputTokens", "totalTokens", "tokens")
 
 
@@ -54,7 +68,9 @@ def _input_parts(name: str, value: object) -> tuple[Part, ...]:
     if name == "file":
         return (media_part("file", value),)
     if name == "requests":
-        return tuple(part for item in items(value) for part in _input_parts("content", mapping(item).get("content", item)))
+        return tuple(
+            part for item in items(value) for part in _input_parts("content", mapping(item).get("content", item))
+        )
     if isinstance(value, dict):
         for inner in ("parts", "messages"):
             if inner in value:
@@ -122,14 +138,18 @@ def _moderation(response: dict[str, Any]) -> list[Part] | None:
 def _images(response: dict[str, Any]) -> list[Part] | None:
     for name in ("data", "images", "artifacts"):
         listed = items(response.get(name))
-        if listed and all(isinstance(item, str) or {"url", "b64_json", "base64"} & mapping(item).keys() for item in listed):
+        if listed and all(
+            isinstance(item, str) or {"url", "b64_json", "base64"} & mapping(item).keys() for item in listed
+        ):
             return [media_part("image", {"data": item} if isinstance(item, str) else item) for item in listed]
     return None
 
 
 def _search(response: dict[str, Any]) -> list[Part] | None:
     results = [mapping(result) for result in items(response.get("results"))]
-    if not results or not all({"url", "title", "content", "index", "relevance_score"} & result.keys() for result in results):
+    if not results or not all(
+        {"url", "title", "content", "index", "relevance_score"} & result.keys() for result in results
+    ):
         return None
     parts = [Part("text", text(response.get("answer")))] if text(response.get("answer")) else []
     for result in results:

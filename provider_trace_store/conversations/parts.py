@@ -28,12 +28,17 @@ _TEXTS: Final = frozenset({"text", "input_text", "output_text", "summary_text", 
 _THOUGHTS: Final = frozenset(
     {"thinking", "reasoning", "reasoning_text", "redacted_thinking", "reasoning.text", "reasoning.summary"}
 )
+_INNER: Final = ("summary", "content", "thinking")
+_ARGUMENTS: Final = ("arguments", "args", "input", "parameters", "action", "code", "queries")
 _MEDIA: Final = (
     ("image", ("image", "image_url", "input_image", "inline_image", "output_image")),
     ("audio", ("audio", "input_audio", "output_audio", "audio_url")),
     ("video", ("video", "video_url", "input_video")),
     ("document", ("document", "document_url")),
-    ("file", ("file", "input_file", "file_url", "container_upload", "inlineData", "inline_data", "fileData", "file_data")),
+    (
+        "file",
+        ("file", "input_file", "file_url", "container_upload", "inlineData", "inline_data", "fileData", "file_data"),
+    ),
 )
 _MEDIA_KINDS: Final = {name: kind for kind, names in _MEDIA for name in names}
 
@@ -50,7 +55,11 @@ def parts_of(content: object, depth: int = 0) -> tuple[Part, ...]:
     if isinstance(content, str):
         return (Part("text", content),)
     if isinstance(content, list | tuple):
-        return tuple(part for item in content for part in parts_of(item, depth + 1)) if depth < _DEEPEST else _data(content)
+        return (
+            tuple(part for item in content for part in parts_of(item, depth + 1))
+            if depth < _DEEPEST
+            else _data(content)
+        )
     if isinstance(content, dict):
         return tuple(_part(content, depth + 1)) if depth < _DEEPEST else _data(content)
     return (Part("text", brief(content)),)
@@ -138,7 +147,11 @@ def _thinking(part: dict[str, Any], depth: int) -> Iterator[Part]:
     source = mapping(part.get("reasoningContent")) or part
     source = mapping(source.get("reasoningText")) or source
     thought = first(source, "thinking", "text", "reasoning_text")
-    inner = [] if thought else [part for name in ("summary", "content", "thinking") for part in parts_of(source.get(name), depth)]
+    inner = (
+        []
+        if thought
+        else [part for name in ("summary", "content", "thinking") for part in parts_of(source.get(name), depth)]
+    )
     thought = thought or "\n".join(part.text for part in inner if part.kind in {"text", "thinking"})
     sealed = first(source, "encrypted_content", "data", "redactedContent", "signature", "thoughtSignature")
     if thought:
@@ -153,7 +166,11 @@ def _call(call: dict[str, Any]) -> Iterator[Part]:
     inner = mapping(call.get("function")) or mapping(call.get("custom")) or call
     name = first(inner, "name", "server_name", "tool") or first(call, "name", "type") or "tool"
     arguments = next(
-        (inner[key] for key in ("arguments", "args", "input", "parameters", "action", "code", "queries") if key in inner),
+        (
+            inner[key]
+            for key in ("arguments", "args", "input", "parameters", "action", "code", "queries")
+            if key in inner
+        ),
         None,
     )
     if isinstance(arguments, str):
@@ -180,13 +197,15 @@ def _result(part: dict[str, Any], content: object, depth: int) -> Iterator[Part]
 def _nested(part: dict[str, Any], kind: str, depth: int) -> Iterator[Part]:
     if kind in {"compaction", "message"}:
         inner = parts_of(part.get("content"), depth)
-        yield from (Part(piece.kind, piece.text, piece.name or kind) if piece.kind == "text" else piece for piece in inner)
+        yield from (
+            Part(piece.kind, piece.text, piece.name or kind) if piece.kind == "text" else piece for piece in inner
+        )
         return
     names = [first(mapping(tool), "name", "type") for tool in items(part.get("tools"))]
     yield Part("text", first(part, "tool_name") or ", ".join(names) or brief(part.get("tool")), kind)
 
 
-def _keyed(part: dict[str, Any], depth: int) -> Iterator[Part]:
+def _keyed(part: dict[str, Any], depth: int) -> Iterator[Part]:  # noqa: C901  (a branch for each key)
     """Yield a part of Gemini or of Bedrock, whose key says what it is; anything else is data."""
     known = False
     for name, value in part.items():

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from provider_trace_store.conversations import anthropic, bedrock, chat, gemini, openai_responses, other, streams
-from provider_trace_store.conversations.bodies import Body
 from provider_trace_store.conversations.model import Exchange, Message, Part
 from provider_trace_store.conversations.values import first, is_empty, mapping, pretty
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from provider_trace_store.conversations.bodies import Body
 
     _Reader = Callable[[dict[str, Any]], Body | None]
 

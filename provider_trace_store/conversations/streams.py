@@ -37,7 +37,7 @@ def _events(value: object) -> list[dict[str, Any]]:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if isinstance(value, list | tuple):
-        return [found for item in value if (found := _event(item))]
+        return [event for item in value if (event := _event(item))]
     if not isinstance(value, str) or not value.lstrip().startswith(("data:", "event:", ":", "id:", "{", "[")):
         return []
     if value.lstrip().startswith("["):
@@ -47,11 +47,9 @@ def _events(value: object) -> list[dict[str, Any]]:
         lines = block.split("\n")
         data = [line[5:].lstrip(" ") for line in lines if line.startswith("data:")]
         texts = ["\n".join(data)] if data else [line for line in lines if line.startswith("{")]
-        event = parsed(texts[0]) if len(texts) == 1 else None
-        if isinstance(event, dict):
-            found.append(event)
-        else:
-            found += [event for line in data or texts if isinstance(event := parsed(line), dict)]
+        whole_block = parsed(texts[0]) if len(texts) == 1 else None
+        lines_read = [whole_block] if isinstance(whole_block, dict) else map(parsed, data or texts)
+        found += [read for read in lines_read if isinstance(read, dict)]
     return found
 
 
@@ -65,7 +63,7 @@ def _event(item: object) -> dict[str, Any]:
     return fields
 
 
-def _merged(events: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _merged(events: list[dict[str, Any]]) -> dict[str, Any] | None:  # noqa: PLR0911  (one for each format)
     kinds = {text(event.get("type")) for event in events}
     keys = {key for event in events for key in event}
     if any(kind.startswith("response.") for kind in kinds):

@@ -69,7 +69,7 @@ def show_settings(screen: Screen, settings: dict[str, Any], title: str = "settin
         if is_empty(value):
             continue
         tools = tool_names({name: value}) if name in _TOOLS else []
-        if is_full and not isinstance(value, str | int | float):
+        if is_full:
             words.append(f"{name} {brief(value)}")
         elif tools:
             more = f" and {len(tools) - _MOST_NAMES} more" if len(tools) > _MOST_NAMES else ""

@@ -98,14 +98,12 @@ def _bars(screen: Screen, title: str, counts: Mapping[Any, int], most: int) -> N
         return
     screen.line()
     screen.line(title, "title")
-    shown: dict[str, int] = {
-        ("(none)" if name is None else one_line(name)): count for name, count in list(counts.items())[:most]
-    }
-    label = min(max(map(len, shown)), max(screen.width // 2, 10), _LABEL)
-    figures = max(len(f"{count:,}") for count in shown.values())
+    shown = [("(none)" if name is None else one_line(name), count) for name, count in list(counts.items())[:most]]
+    label = min(max(len(name) for name, _ in shown), max(screen.width // 2, 10), _LABEL)
+    figures = max(len(f"{count:,}") for _, count in shown)
     space = max(screen.width - label - figures - 5, 4)
-    largest = max(shown.values())
-    for name, count in shown.items():
+    largest = max(count for _, count in shown)
+    for name, count in shown:
         bar = "█" * max(round(count / largest * space), 1)
         cut = name if len(name) <= label else f"{name[: label - 1]}…"
         screen.line(f"{cut:<{label}}  {count:>{figures},}  {bar}")

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Final
 import typer
 from rich.cells import cell_len
 
+from provider_trace_store.errors import shown
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _NARROWEST: Final = 20
+_LONGEST_NAME: Final = 500
 _TAB: Final = "    "
 # Joiners are not printable for Python, and words of several scripts and many emoji need them.
 _JOINERS: Final = frozenset("\u200c\u200d")
@@ -49,8 +52,8 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return text on one line, safe for a terminal."""
-    return printable(text).replace("\n", "\\n")
+    """Return a name or an id on one line, safe for a terminal; of a very long one, the start and the length."""
+    return shown(text, _LONGEST_NAME) if len(text) > _LONGEST_NAME else printable(text).replace("\n", "\\n")
 
 
 def wrapped(text: str, width: int) -> Iterator[str]:
@@ -88,6 +91,9 @@ class Screen:
     Args:
         is_full: whether nothing is folded.
         most: the lines of a text that are shown before the rest is folded.
+
+    Attributes:
+        lines: the lines that are not printed yet.
     """
 
     def __init__(self, *, is_full: bool = False, most: int = 12) -> None:
@@ -98,7 +104,7 @@ class Screen:
         self._encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         self._has_signs = _has_signs(self._encoding)
         self._has_colours = sys.stdout is not None and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        self._lines: list[str] = []
+        self.lines: list[str] = []
 
     def line(self, text: str = "", style: str = "", margin: str = "") -> None:
         """Add text of our own or of a trace, wrapped, with a margin before each of its lines."""
@@ -116,7 +122,7 @@ class Screen:
         width = max(self.width - len(margin), 8)
         # No more than this can be shown: a text of 100 MB is not made printable as a whole.
         head = text if self._most == sys.maxsize else text[: self._most * width * 2]
-        shown = 0
+        length = 0
         lines = list(_first(wrapped(printable(head), width), self._most + 1))
         if len(lines) <= self._most and len(head) == len(text):
             for piece in lines:
@@ -124,19 +130,19 @@ class Screen:
             return
         for piece in lines[: self._most]:
             self._add(margin, piece, style)
-            shown += len(piece) + 1
-        left = max(len(text) - shown, 1)
+            length += len(piece) + 1
+        left = max(len(text) - length, 1)
         self.folded_texts += 1
         self.folded_characters += left
         self._add(margin, f"… {left:,} more characters", "quiet")
 
     def rule(self, title: str = "") -> None:
         """Add a line across the screen, with a title in it."""
-        shown = one_line(title)
-        if len(shown) + 8 > self.width:
-            self.line(shown, "title")
+        name = one_line(title)
+        if len(name) + 8 > self.width:
+            self.line(name, "title")
             return
-        head = f"── {shown} " if shown else ""
+        head = f"── {name} " if name else ""
         self._add("", head + "─" * max(self.width - 1 - cell_len(head), 0), "quiet")
 
     def close(self) -> None:
@@ -149,19 +155,19 @@ class Screen:
 
     def flush(self) -> None:
         """Print the lines that were added since."""
-        if self._lines:
-            typer.echo("\n".join(self._lines), color=self._has_colours)
-            self._lines = []
+        if self.lines:
+            typer.echo("\n".join(self.lines), color=self._has_colours)
+            self.lines = []
 
     def _add(self, margin: str, piece: str, style: str) -> None:
-        shown = f"{margin}{piece}".rstrip()
-        if not shown.isascii():
+        text = f"{margin}{piece}".rstrip()
+        if not text.isascii():
             if not self._has_signs:
-                shown = shown.translate(_PLAIN)
-            shown = shown.encode(self._encoding, "backslashreplace").decode(self._encoding)
+                text = text.translate(_PLAIN)
+            text = text.encode(self._encoding, "backslashreplace").decode(self._encoding)
         if self._has_colours and style in _COLOURS:
-            shown = typer.style(shown, **_COLOURS[style])  # type: ignore[arg-type]  # each entry has its arguments
-        self._lines.append(shown)
+            text = typer.style(text, **_COLOURS[style])  # type: ignore[arg-type]  # each entry has its arguments
+        self.lines.append(text)
 
 
 def _has_signs(encoding: str) -> bool:

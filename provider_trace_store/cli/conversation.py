@@ -73,7 +73,7 @@ def show_settings(screen: Screen, settings: dict[str, Any], title: str = "settin
             words.append(f"{name} {brief(value)}")
         elif tools:
             more = f" and {len(tools) - _MOST_NAMES} more" if len(tools) > _MOST_NAMES else ""
-            words.append(f"{len(tools)} tools: {', '.join(tools[:_MOST_NAMES])}{more}")
+            words.append(f"{len(tools)} tool{'s' if len(tools) > 1 else ''}: {', '.join(tools[:_MOST_NAMES])}{more}")
         else:
             shown = brief(value)
             if len(shown) > _MOST_SETTING or "\n" in shown:

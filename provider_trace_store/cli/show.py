@@ -116,11 +116,11 @@ def run(
                 say_json(fields_of(item))
             return
         screen.line()
-        screen.line(f"{count:,} calls of run {one_line(run_id)}", "title")
+        screen.line(f"run {one_line(run_id)}, calls: {count:,}", "title")
         if bare:
-            screen.line(f"not shown: {len(bare):,} calls that were stored as metadata, without bodies", "error")
+            screen.line(f"not shown, as they were stored as metadata, without bodies: {len(bare):,}", "error")
         if unreadable:
-            screen.line(f"not shown: {unreadable:,} calls whose row cannot be read", "error")
+            screen.line(f"not shown, as their rows cannot be read: {unreadable:,}", "error")
         screen.close()
 
     look(url, schema, organization, action)

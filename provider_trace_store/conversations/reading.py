@@ -52,6 +52,8 @@ def read_exchange(request: dict[str, Any], response: dict[str, Any]) -> Exchange
     form = asked.form if asked else "json"
     if asked and answered and answered.form in _DECIDED_BY_RESPONSE.get(form, ()):
         form = answered.form
+    if form == "responses" and answered and answered.form == "output":
+        form = "input"  # such as a request for embeddings: its input has the same name
     model = first(request, "model", "modelId", "model_id") or first(response, "model", "modelVersion")
     model = model or first(streamed or {}, "model", "modelVersion")
     details = dict(answered.rest) if answered else {}

@@ -175,10 +175,13 @@ def from_converse(events: list[_Event]) -> _Event:
     found: _Event = {}
     calls: dict[Any, _Event] = {}
     pieces: dict[Any, dict[str, list[str]]] = {}
+    order: dict[Any, None] = {}
     for event in events:
         role = first(mapping(event.get("messageStart")), "role") or role
         start = mapping(event.get("contentBlockStart"))
         delta = mapping(event.get("contentBlockDelta"))
+        if start or delta:
+            order.setdefault(_index((start or delta).get("contentBlockIndex")))
         if call := mapping(mapping(start.get("start")).get("toolUse")):
             calls[_index(start.get("contentBlockIndex"))] = call
         fields = pieces.setdefault(_index(delta.get("contentBlockIndex")), {}) if delta else {}
@@ -188,7 +191,7 @@ def from_converse(events: list[_Event]) -> _Event:
         found |= mapping(event.get("messageStop"))
         found |= mapping(event.get("metadata"))
     blocks: list[_Event] = []
-    for index in {**calls, **pieces}:
+    for index in order:
         joined = {name: "".join(values) for name, values in pieces.get(index, {}).items()}
         if index in calls:
             blocks.append({"toolUse": {**calls[index], "input": _arguments(joined.get("toolUse", ""))}})

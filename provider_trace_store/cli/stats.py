@@ -79,7 +79,8 @@ def stats(
                 name: [{"value": value, "traces": count} for value, count in found.items()]
                 for name, found in counts.items()
             }
-            say_json({"traces": sum(days.values()), "days": days, **listed})
+            report: dict[str, Any] = {"traces": sum(days.values()), "days": days}
+            say_json(report | listed)
             return
         screen = Screen()
         screen.line(f"{sum(days.values()):,} traces", "title")

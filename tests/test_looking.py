@@ -173,10 +173,10 @@ def test_a_reader_that_has_seen_enough_closes_the_pipe(tmp_path: Path) -> None:
 NAMES: Final = re.findall(
     r"\S+",
     """messages content role parts text type tool_calls function arguments name input output choices message delta
-    index candidates contents system systemInstruction stream data id thinking reasoning summary toolUse toolResult response
-    functionCall functionResponse image_url source embedding embeddings results error annotations citations tools usage
-    toolConfig events body item toolSpec functionDeclarations inlineData reasoningContent contentBlockDelta session url
-    contentBlockStart start requests promptFeedback reasoning_details images audio token json file""",
+    index candidates contents system systemInstruction stream data id thinking reasoning summary toolUse toolResult
+    response functionCall functionResponse image_url source embedding embeddings results error annotations citations tools
+    usage toolConfig events body item toolSpec functionDeclarations inlineData reasoningContent contentBlockDelta session
+    url contentBlockStart start requests promptFeedback reasoning_details images audio token json file""",
 )
 KINDS: Final = re.findall(
     r"\S+",
@@ -221,16 +221,16 @@ def check(one: dict[str, Any], other: dict[str, Any], response: dict[str, Any]) 
         assert is_full <= (not screen.folded_texts)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(DOCUMENTS, DOCUMENTS, DOCUMENTS)
 def test_any_document_is_shown(one: dict[str, Any], other: dict[str, Any], response: dict[str, Any]) -> None:
     check(one, other, response)
 
 
-@pytest.mark.parametrize("key", ["messages", "content", "input", "settings", "tools", "stream", "contents"])
+@pytest.mark.parametrize("key", ["content", "tools", "stream"])
 def test_a_document_of_any_depth_is_shown(key: str) -> None:
     deep: Any = "end"
-    for level in range(20_000):
+    for level in range(3_000):
         deep = [deep] if level % 2 else {key: deep}
     message = {"role": "user", "content": deep, "tool_calls": [{"function": {"arguments": deep}}]}
     body = {key: [deep], "messages": [message]}

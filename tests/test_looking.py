@@ -172,11 +172,12 @@ def test_a_reader_that_has_seen_enough_closes_the_pipe(tmp_path: Path) -> None:
 
 NAMES: Final = re.findall(
     r"\S+",
-    """messages content role parts text type tool_calls function arguments name input output choices message delta
-    index candidates contents system systemInstruction stream data id thinking reasoning summary toolUse toolResult
-    response functionCall functionResponse image_url source embedding embeddings results error annotations citations tools
-    usage toolConfig events body item toolSpec functionDeclarations inlineData reasoningContent contentBlockDelta session
-    url contentBlockStart start requests promptFeedback reasoning_details images audio token json file""",
+    """messages content role parts text type tool_calls function arguments name input output choices message
+    delta index candidates contents system systemInstruction stream data id thinking reasoning summary
+    toolUse toolResult response functionCall functionResponse image_url source embedding embeddings results
+    error annotations citations tools usage toolConfig events body item toolSpec functionDeclarations
+    inlineData reasoningContent contentBlockDelta session url contentBlockStart start requests promptFeedback
+    reasoning_details images audio token json file""",
 )
 KINDS: Final = re.findall(
     r"\S+",

@@ -7,10 +7,13 @@ import typer
 
 from provider_trace_store import __version__
 from provider_trace_store.cli.index import index
+from provider_trace_store.cli.listing import list_traces, runs, tail
 from provider_trace_store.cli.migrate import migrate
 from provider_trace_store.cli.output import say
 from provider_trace_store.cli.pack import pack
 from provider_trace_store.cli.status import status
+from provider_trace_store.cli.show import diff, run, show
+from provider_trace_store.cli.stats import stats
 from provider_trace_store.cli.unpack import unpack, verify
 
 __all__ = ["app"]
@@ -27,6 +30,13 @@ app.command()(index)
 app.command()(pack)
 app.command()(unpack)
 app.command()(verify)
+app.command()(show)
+app.command()(run)
+app.command()(diff)
+app.command("list")(list_traces)
+app.command()(runs)
+app.command()(tail)
+app.command()(stats)
 
 
 def _print_version(*, is_wanted: bool) -> None:

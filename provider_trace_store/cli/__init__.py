@@ -6,6 +6,7 @@ import typer
 
 from provider_trace_store.cli.migrate import migrate
 from provider_trace_store.cli.pack import pack
+from provider_trace_store.cli.transfer import export, import_
 from provider_trace_store.cli.unpack import unpack, verify
 
 __all__ = ["app"]
@@ -20,6 +21,8 @@ app.add_typer(migrate, name="migrate")
 app.command()(pack)
 app.command()(unpack)
 app.command()(verify)
+app.command()(export)
+app.command("import")(import_)
 
 
 @app.callback()

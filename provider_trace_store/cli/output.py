@@ -27,6 +27,8 @@ _OPTIONS: Final = {
     "idle": "--idle",
     "rate": "--rate",
     "pause": "--pause",
+    "since": "--since",
+    "until": "--until",
     "drop_data=True": "--drop-data",
     "drop_adopted=[TABLE]": "--drop-adopted TABLE",
 }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from enum import Enum
-from pathlib import Path  # noqa: TC003  (typer reads the annotations)
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from provider_trace_store.maintenance import ExportReport, ImportReport
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """The formats of an export."""
 
     jsonl = "jsonl"
@@ -135,10 +135,8 @@ def _moment(value: str | None) -> datetime | None:
 
 def _exported(report: ExportReport) -> str:
     resumed = f", {report.resumed_rows} of them by an earlier command" if report.resumed_rows else ""
-    lines = [
-        f"exported {report.rows} rows{resumed}: {report.raw_bytes / MB:.1f} MB of text, "
-        f"file: {report.file_bytes / MB:.1f} MB, time: {report.seconds:.1f} s"
-    ]
+    text, size = (f"{each / MB:.1f} MB" for each in (report.raw_bytes, report.file_bytes))
+    lines = [f"exported {report.rows} rows{resumed}: {text} of text, file: {size}, time: {report.seconds:.1f} s"]
     if report.unreadable:
         lines.append(f"not readable, and not in the file: {report.unreadable} rows")
         lines += [f"  {shown(trace_id)}" for trace_id in report.unreadable_ids]
@@ -146,9 +144,7 @@ def _exported(report: ExportReport) -> str:
 
 
 def _imported(report: ImportReport) -> str:
-    lines = [
-        f"imported {report.created} of {report.rows} rows: {report.unchanged} were stored already, "
-        f"{report.rejected} rejected, time: {report.seconds:.1f} s"
-    ]
+    others = f"{report.unchanged} were stored already, {report.rejected} rejected"
+    lines = [f"imported {report.created} of {report.rows} rows: {others}, time: {report.seconds:.1f} s"]
     lines += [f"rejected {shown(each.trace_id)}: {each.reason}" for each in report.rejections]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -118,7 +119,7 @@ def export_traces(  # noqa: PLR0913  (each is an option of the command)
             raise InvalidArgumentError(name, "must have a time zone")
     since, until = (None if moment is None else moment_of(moment) for moment in (since, until))
     throttle = Throttle(rate, pause)
-    with Stop() as stop, part_file(path) as part, _connected(engine) as connection:
+    with Stop() as stop, part_file(path) as part, _connected(engine) as connection, ExitStack() as stack:
         total = None if since or until or organization_id else _estimate(connection)
         meter = Meter("export", on_progress, total)
         request = {
@@ -127,7 +128,7 @@ def export_traces(  # noqa: PLR0913  (each is an option of the command)
             "organization_id": organization_id,
             "file": path.name,
         }
-        sink = _sink(kind, path, part, request)
+        sink = stack.enter_context(closing(_sink(kind, path, part, request)))
         resumed = sink.rows
         meter.done = resumed
         traces = StoredTraces(connection, organization_id, since, until)
@@ -148,9 +149,7 @@ def export_traces(  # noqa: PLR0913  (each is an option of the command)
     ids = (*sink.unreadable_ids, *out_of_range)[:100]
     unreadable = sink.unreadable + len(out_of_range)
     seconds = round(meter.seconds, 3)
-    return ExportReport(
-        str(path), kind, sink.rows, resumed, meter.raw_bytes, file_bytes, unreadable, ids, seconds
-    )
+    return ExportReport(str(path), kind, sink.rows, resumed, meter.raw_bytes, file_bytes, unreadable, ids, seconds)
 
 
 def _sink(kind: Format, path: Path, part: BinaryIO, request: dict[str, Any]) -> Sink:
@@ -175,6 +174,6 @@ def _estimate(connection: Connection) -> int | None:
     """Return about how many rows both tables have, from PostgreSQL's statistics; None if it is not known."""
     if connection.dialect.name != "postgresql":
         return None
-    names = {kind.name: quoted_table(connection, kind.table) for kind in (FULL, METADATA)}
+    names: dict[str, str] = {kind.name: quoted_table(connection, kind.table) for kind in (FULL, METADATA)}
     with connection.begin():
         return connection.scalar(_ESTIMATE, names) or None

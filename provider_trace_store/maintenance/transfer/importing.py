@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zlib
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one
 from provider_trace_store.maintenance.stored_packs import connected
 from provider_trace_store.maintenance.transfer import parquet
 from provider_trace_store.maintenance.transfer.lines import read_summary, stored_in
-from provider_trace_store.maintenance.transfer.stored import source_of
+from provider_trace_store.maintenance.transfer.stored import Source, source_of
 from provider_trace_store.packs.zstd import open_stream
 from provider_trace_store.tables.kinds import FULL, METADATA
 from provider_trace_store.writes.bulk import create_rows
@@ -25,11 +24,12 @@ from provider_trace_store.writes.single import RowStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from io import BufferedIOBase
 
     from sqlalchemy import Connection, Engine
 
     from provider_trace_store.maintenance.progress import Progress
-    from provider_trace_store.maintenance.transfer.stored import Source, StoredTrace
+    from provider_trace_store.maintenance.transfer.stored import StoredTrace
     from provider_trace_store.tables.kinds import Kind
 
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
@@ -125,7 +125,7 @@ def import_traces(
                 if sources := [source for each, source in batch if each is kind]:
                     result = _store(connection, kind, sources, reject)
                     created, unchanged = created + result[0], unchanged + result[1]
-            size = sum(source.row.size for _, source in batch)
+            size = sum(source.size for _, source in batch)
             meter.add(len(batch), size)
             stop.check()
             throttle.wait(size, stop)
@@ -144,7 +144,9 @@ def _store(
             RowStore(session, kind),
             sources,
             lambda source: source.row,
-            lambda source, error: refused.append((source.trace_id if hasattr(source, "trace_id") else source.id, error)),
+            lambda source, error: refused.append(
+                (source.trace_id if hasattr(source, "trace_id") else source.id, error)
+            ),
             lambda row, error: refused.append((row.trace_id, error)),
         )
         session.commit()
@@ -212,7 +214,7 @@ def _start_of(path: Path) -> bytes:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
+def _opened(path: Path) -> Iterator[BufferedIOBase]:
     is_damaged = False
     try:
         with open_stream(path) if _start_of(path) == _ZSTD else path.open("rb") as lines:

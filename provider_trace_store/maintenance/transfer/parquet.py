@@ -69,6 +69,10 @@ class ParquetSink(Unreadable):
         self._writer.close()
         complete(self._path, self._file)
 
+    def close(self) -> None:
+        """End the writer, which would write into the closed file otherwise."""
+        self._writer.close()
+
     def _write_group(self) -> None:
         if not self._group:
             return
@@ -133,12 +137,12 @@ def stored_rows_in(path: Path) -> Iterator[StoredTrace]:
 @cache
 def _libraries() -> tuple[Any, Any]:
     try:
-        import pyarrow as arrow  # noqa: PLC0415  (an optional package, and slow to import)
+        import pyarrow as pa  # noqa: PLC0415  (an optional package, and slow to import)
         from pyarrow import parquet  # noqa: PLC0415  (as above)
     except ImportError:
         pass
     else:
-        return arrow, parquet
+        return pa, parquet
     raise MaintenanceError("Parquet needs pyarrow: run `pip install 'provider_trace_store[export]'`")
 
 

@@ -295,34 +295,62 @@ def _rows(kind: Kind, dialect: str) -> Select[Any]:
     return select(*columns, pack_id.label("pack_id"), *checks)
 
 
-def _read_of(position: Position, row: Row[Any], packed: Any, dialect: str) -> Read:  # noqa: ANN401  (documents or an error)
+def _read_of(
+    position: Position,
+    row: Row[Any],
+    packed: object,
+    dialect: str,
+) -> Read:
+    """Return a row as it is exported.
+
+    Args:
+        position: where it is.
+        row: of the statement of `_rows`.
+        packed: the documents from its pack, or the error of a damaged one; None if it has no pack, or not any more.
+        dialect: SQLAlchemy's name of the database.
+    """
     kind = _KINDS[position.table]
     count = len(kind.layout.fields)
     values, checks = list(row[:count]), row[count + 1 :]
-    not_json: list[str] = []
     try:
-        for number, (place, name) in enumerate(kind.layout.documents):
-            value = values[place]
-            if dialect == "sqlite":
-                stored_type, is_json = checks[2 * number : 2 * number + 2]
-                if stored_type == "blob":
-                    return Read(position, None)
-                if value is not None:
-                    _ = value.decode()
-                    if not is_json:
-                        not_json.append(name)
-            elif value is not None:
-                values[place] = value.encode()
-        if dialect != "sqlite" and checks[-1]:
-            return Read(position, None)
+        not_json = (_from_sqlite if dialect == "sqlite" else _from_postgres)(kind, values, checks)
         for place in kind.layout.moments:
             values[place] = None if values[place] is None else moment_of(values[place])
     except (ValueError, OverflowError, AttributeError):
         return Read(position, None)
-    values[-1] = bool(values[-1])
     if row.pack_id is None:
-        return Read(position, StoredTrace(kind.name, values), tuple(not_json))
+        return Read(position, StoredTrace(kind.name, values), not_json)
     if not isinstance(packed, tuple):
         return Read(position, None)
     given = dict(zip(kind.layout.fields, values, strict=True)) | dict(zip(PACKED_DOCUMENTS, packed, strict=True))
-    return Read(position, StoredTrace("packed", [given[name] for name in FULL.layout.fields]), tuple(not_json))
+    return Read(position, StoredTrace("packed", [given[name] for name in FULL.layout.fields]), not_json)
+
+
+def _from_postgres(kind: Kind, values: list[Any], checks: Sequence[Any]) -> tuple[str, ...]:
+    """Turn the documents into bytes; ValueError if the row is not readable. Arguments and result as `_from_sqlite`."""
+    if checks[-1]:
+        raise ValueError
+    for place, _ in kind.layout.documents:
+        if values[place] is not None:
+            values[place] = values[place].encode()
+    return ()
+
+
+def _from_sqlite(kind: Kind, values: list[Any], checks: Sequence[Any]) -> tuple[str, ...]:
+    """Check the documents, and return the names of those that are not JSON; ValueError if one is not text.
+
+    Args:
+        kind: the table.
+        values: those of the row, changed in place.
+        checks: the last columns of the statement of `_rows`.
+    """
+    not_json = []
+    for (place, name), stored_type, is_json in zip(kind.layout.documents, checks[::2], checks[1::2], strict=True):
+        if stored_type == "blob":
+            raise ValueError
+        if values[place] is not None:
+            values[place].decode()
+            if not is_json:
+                not_json.append(name)
+    values[-1] = bool(values[-1])
+    return tuple(not_json)

@@ -53,6 +53,9 @@ class Sink(Protocol):
     def finish(self) -> None:
         """Complete the file, and give it its name."""
 
+    def close(self) -> None:
+        """Release what writes the file, after `finish` or an error."""
+
 
 class Unreadable:
     """Counts the rows that are not in the file, and names the first of them."""
@@ -200,8 +203,11 @@ class LineSink(Unreadable):
         complete(self._path, self._file)
         state_of(self._path).unlink(missing_ok=True)
 
+    def close(self) -> None:
+        """Do nothing: the caller closes the file."""
+
     def _end_frame(self) -> None:
-        if self._compressor is not None and self._file.writable():
+        if self._compressor is not None:
             self._file.write(self._compressor.flush())
 
     def _resume(self) -> None:

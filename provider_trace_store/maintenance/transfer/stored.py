@@ -46,10 +46,12 @@ class Source(NamedTuple):
     Args:
         id: the trace's id.
         row: the row.
+        size: the bytes of its documents.
     """
 
     id: str
     row: Row
+    size: int
 
 
 def source_of(stored: StoredTrace, place: str) -> Source:
@@ -72,7 +74,7 @@ def source_of(stored: StoredTrace, place: str) -> Source:
     required = type(values[0]) is str and type(organization_id) is str and organization_id
     if not required or type(is_deleted) is not bool or not all(value is None or type(value) is str for value in texts):
         raise MaintenanceError(f"{place} is not a row of an export: a value has another type than its column")
-    return Source(values[0], Row(values[0], values, row_size(values)))
+    return Source(values[0], Row(values[0], values, row_size(values)), stored.size)
 
 
 def stored_of(given: Mapping[str, Any]) -> StoredTrace:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from provider_trace_store.maintenance.progress import Progress
     from provider_trace_store.maintenance.transfer.stored import StoredTrace
     from provider_trace_store.tables.kinds import Kind
+    from provider_trace_store.tables.rows import Row
 
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _PARQUET: Final = b"PAR1"
@@ -144,15 +145,17 @@ def _store(
             RowStore(session, kind),
             sources,
             lambda source: source.row,
-            lambda source, error: refused.append(
-                (source.trace_id if hasattr(source, "trace_id") else source.id, error)
-            ),
+            lambda refusal, error: refused.append((_id_of(refusal), error)),
             lambda row, error: refused.append((row.trace_id, error)),
         )
         session.commit()
     for trace_id, error in refused:
         reject(trace_id, error)
     return result.created, result.unchanged
+
+
+def _id_of(refused: Row | Source) -> str:
+    return refused.id if isinstance(refused, Source) else refused.trace_id
 
 
 def _batches(stored: Iterable[StoredTrace]) -> Iterator[list[tuple[Kind, Source]]]:

@@ -222,7 +222,7 @@ def test_the_page_on_exports_does_what_it_says(
             continue
         for line in block.splitlines():
             if line.startswith("provider-trace-store "):
-                result = run_on(database, *line.split()[1:], directory=tmp_path)
+                result = run_on(database, *line.split()[1:])
                 assert result.returncode == 0, result.stderr
     assert capsys.readouterr().out == f"[('{ORG}', 3, 21)]\n3\n"
     with create_engine("sqlite:///copy.db").connect() as connection:

@@ -145,12 +145,14 @@ class LineSink(Unreadable):
         self._request = dict(request)
         self._checksum = 0
         self._since_durable = 0
-        self._is_compressed = is_compressed
+        self._is_whole = True
         self._resume()
         self._compressor = stream_compressor(LEVEL, WINDOW_LOG) if is_compressed else None
 
     def write(self, reads: Sequence[Read]) -> None:
         """Write a batch of rows; at least one."""
+        # A second Ctrl-C can interrupt this at any place: then what was written is not what is counted.
+        self._is_whole = False
         lines = []
         for read in reads:
             if read.stored is None:
@@ -165,16 +167,18 @@ class LineSink(Unreadable):
             self._since_durable += len(content)
         self.position = reads[-1].position
         if self._since_durable >= _DURABLE_AFTER:
-            self.keep()
+            self._make_durable(self.position)
+        self._is_whole = True
 
     def keep(self) -> None:
         """Make durable what was written, so that the next export goes on after it."""
-        if self.position is None:
-            return
+        if self._is_whole and self.position is not None:
+            self._make_durable(self.position)
+
+    def _make_durable(self, position: Position) -> None:
         self._end_frame()
         self._file.flush()
         os.fsync(self._file.fileno())
-        date = self.position.created_at
         state = {
             "request": self._request,
             "offset": self._file.tell(),
@@ -182,8 +186,8 @@ class LineSink(Unreadable):
             "checksum": self._checksum,
             "unreadable": self.unreadable,
             "unreadable_ids": self.unreadable_ids,
-            "position": [*self.position],
-            "is_moment": isinstance(date, datetime),
+            "position": [*position],
+            "is_moment": isinstance(position.created_at, datetime),
         }
         new = state_of(self._path).with_suffix(".state-new")
         with new.open("wb") as file:

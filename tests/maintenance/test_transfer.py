@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import create_engine, insert, text, update
 
 from provider_trace_store.codec import Encoded
-from provider_trace_store.errors import InvalidArgumentError, MaintenanceError
+from provider_trace_store.errors import InvalidArgumentError, MaintenanceError, TableMissingError
 from provider_trace_store.maintenance import export_traces, import_traces, unpack
 from provider_trace_store.maintenance.transfer import reading, sinks
 from provider_trace_store.migrations import upgrade
@@ -227,3 +227,9 @@ def test_the_page_on_exports_does_what_it_says(
     assert capsys.readouterr().out == f"[('{ORG}', 3, 21)]\n3\n"
     with create_engine("sqlite:///copy.db").connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM provider_traces")) == 3
+
+
+def test_an_export_of_a_database_that_was_not_migrated_is_an_error(empty_database: Database, tmp_path: Path) -> None:
+    with pytest.raises(TableMissingError):
+        export_traces(empty_database.engine(), tmp_path / "a.jsonl")
+    assert not list(tmp_path.glob("a.jsonl*"))

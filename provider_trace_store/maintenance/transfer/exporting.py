@@ -11,7 +11,9 @@ from sqlalchemy import text
 
 from provider_trace_store.database.names import quoted_table
 from provider_trace_store.errors import InvalidArgumentError
+from provider_trace_store.maintenance.conditions import check_tables
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle
+from provider_trace_store.maintenance.transfer.failures import translated
 from provider_trace_store.maintenance.transfer.parquet import ParquetSink
 from provider_trace_store.maintenance.transfer.reading import StoredTraces
 from provider_trace_store.maintenance.transfer.sinks import LineSink, part_file, part_of
@@ -107,8 +109,9 @@ def export_traces(  # noqa: PLR0913  (each is an option of the command)
     Raises:
         InvalidArgumentError: an argument is out of its range, the file exists, or its unfinished part is of an export
             with other options.
-        MaintenanceError: another export writes the file, or pyarrow is missing.
+        MaintenanceError: another export writes the file, pyarrow is missing, or the database failed.
         PackSupportMissingError: Python has no zstd library.
+        TableMissingError: the database has not been migrated.
     """
     path = Path(file)
     kind: Format = format or ("parquet" if path.suffix == ".parquet" else "jsonl")
@@ -119,7 +122,10 @@ def export_traces(  # noqa: PLR0913  (each is an option of the command)
             raise InvalidArgumentError(name, "must have a time zone")
     since, until = (None if moment is None else moment_of(moment) for moment in (since, until))
     throttle = Throttle(rate, pause)
-    with Stop() as stop, part_file(path) as part, _connected(engine) as connection, ExitStack() as stack:
+    with translated("export"), Stop() as stop, _connected(engine) as connection, ExitStack() as stack:
+        with connection.begin():
+            check_tables(connection)
+        part = stack.enter_context(part_file(path))
         total = None if since or until or organization_id else _estimate(connection)
         meter = Meter("export", on_progress, total)
         request = {

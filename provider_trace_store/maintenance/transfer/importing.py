@@ -14,6 +14,7 @@ from provider_trace_store.errors import MaintenanceError
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
 from provider_trace_store.maintenance.stored_packs import connected
 from provider_trace_store.maintenance.transfer import parquet
+from provider_trace_store.maintenance.transfer.failures import translated
 from provider_trace_store.maintenance.transfer.lines import read_summary, stored_in
 from provider_trace_store.maintenance.transfer.stored import Source, source_of
 from provider_trace_store.packs.zstd import open_stream
@@ -103,7 +104,7 @@ def import_traces(
 
     Raises:
         InvalidArgumentError: an argument is out of its range.
-        MaintenanceError: the file is damaged, or another command of maintenance runs.
+        MaintenanceError: the file is damaged, the database failed, or another command of maintenance runs.
         ProviderTraceUnavailableError: the database could not store rows now; the same call goes on.
         TableMissingError: the database has not been migrated.
     """
@@ -120,7 +121,7 @@ def import_traces(
         if len(rejections) < _SAMPLE:
             rejections.append(Rejection(trace_id, str(error)))
 
-    with Stop() as stop, one_at_a_time(engine), connected(engine) as connection:
+    with translated("import"), Stop() as stop, one_at_a_time(engine), connected(engine) as connection:
         for batch in _batches(_stored_rows(path)):
             for kind in (FULL, METADATA):
                 if sources := [source for each, source in batch if each is kind]:

@@ -14,29 +14,32 @@ import orjson
 
 from provider_trace_store.errors import MaintenanceError
 from provider_trace_store.maintenance.transfer.stored import KINDS, StoredTrace
+from provider_trace_store.tables.kinds import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
 # No string of the first part has this text in it: a quotation mark is escaped there.
 _BYTES: Final = b',"bytes":['
+# What precedes the text of each document.
+_OPENINGS: Final = {name: f',"{name}":'.encode() for name in FULL.documents}
 _TEXT: Final = "_text"
 _SUMMARY: Final = "provider_trace_store_export"
 _VERSION: Final = 1
 
 
-def line_of(stored: StoredTrace, not_json: Collection[str] = ()) -> bytes:
-    """Return the line of a row, with its line feed.
+def line_of(stored: StoredTrace, not_json: Collection[str] = ()) -> list[bytes]:
+    """Return the pieces of the line of a row, with its line feed: the caller joins those of many lines at once.
 
     Args:
         stored: the row.
         not_json: the documents whose text is not JSON.
     """
-    layout = stored.kind.layout
+    kind = stored.kind
     head: dict[str, Any] = {"stored_as": stored.stored_as}
     documents: list[tuple[str, bytes]] = []
     lengths = []
-    for name, value in zip(layout.fields, stored.values, strict=True):
+    for name, value in zip(kind.layout.fields, stored.values, strict=True):
         if type(value) is bytes:
             if b"\n" in value or name in not_json:
                 head[name + _TEXT] = value.decode()
@@ -44,15 +47,15 @@ def line_of(stored: StoredTrace, not_json: Collection[str] = ()) -> bytes:
             else:
                 documents.append((name, value))
                 lengths.append(str(len(value)))
-        elif any(name == each for _, each in layout.documents):
+        elif name in kind.documents:
             lengths.append("null")
         else:
             head[name] = value
     pieces = [orjson.dumps(head)[:-1], _BYTES, ",".join(lengths).encode(), b"]"]
     for name, value in documents:
-        pieces += (b',"', name.encode(), b'":', value)
+        pieces += (_OPENINGS[name], value)
     pieces.append(b"}\n")
-    return b"".join(pieces)
+    return pieces
 
 
 def stored_in(line: bytes, number: int) -> StoredTrace:
@@ -85,7 +88,7 @@ def _parsed(line: bytes) -> StoredTrace:
             text = head.get(name + _TEXT)
             head[name] = None if text is None else text.encode()
             continue
-        opening = b',"' + name.encode() + b'":'
+        opening = _OPENINGS[name]
         if not line.startswith(opening, position):
             raise ValueError
         position += len(opening)

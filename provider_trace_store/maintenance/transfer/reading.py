@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import reduce
+from functools import cache, reduce
 from operator import add
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -264,6 +264,7 @@ def _raw_date(kind: Kind, dialect: str) -> ColumnElement[Any]:
     return type_coerce(column, String()) if dialect == "sqlite" else column
 
 
+@cache
 def _rows(kind: Kind, dialect: str) -> Select[Any]:
     """Return the SELECT of a table's rows; after the columns of the layout come those that say whether it is readable.
 

@@ -153,17 +153,19 @@ class LineSink(Unreadable):
         """Write a batch of rows; at least one."""
         # A second Ctrl-C can interrupt this at any place: then what was written is not what is counted.
         self._is_whole = False
-        lines = []
+        pieces: list[bytes] = []
+        rows = 0
         for read in reads:
             if read.stored is None:
                 self.leave_out(read.position.trace_id)
             else:
-                lines.append(line_of(read.stored, read.not_json))
-        if lines:
-            content = b"".join(lines)
+                pieces += line_of(read.stored, read.not_json)
+                rows += 1
+        if rows:
+            content = b"".join(pieces)
             self._checksum = zlib.crc32(content, self._checksum)
             self._file.write(content if self._compressor is None else self._compressor.compress(content))
-            self.rows += len(lines)
+            self.rows += rows
             self._since_durable += len(content)
         self.position = reads[-1].position
         if self._since_durable >= _DURABLE_AFTER:

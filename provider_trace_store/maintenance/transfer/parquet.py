@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # The most rows, and the bytes of documents, of a row group: a reader holds a whole one in memory.
 _GROUP_ROWS: Final = 100
-_GROUP_BYTES: Final = 16_000_000
+_GROUP_BYTES: Final = 4_000_000
 
 
 class ParquetSink(Unreadable):

@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := binary,sqlite,cli,otel,packs
+EXTRAS := binary,sqlite,cli,otel,packs,export
 # Tests run in as many processes as CI has cores; each starts PostgreSQL servers of its own. One that has no tests
 # left takes over the other's. `make test PROCESSES=0` runs them in one, without pytest-xdist.
 PROCESSES ?= 2

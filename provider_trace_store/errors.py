@@ -355,7 +355,7 @@ class PackSupportMissingError(ProviderTraceStoreError):
 
     def __init__(self) -> None:
         super().__init__(
-            "packed traces need a zstd library, which Python has from 3.14 on: run "
+            "packed traces and exports need a zstd library, which Python has from 3.14 on: run "
             "`pip install 'provider_trace_store[packs]'`"
         )
 

@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn
 from benchmarks.core import server
 from benchmarks.core.bench import Effort
 from benchmarks.core.results import Figure
-from benchmarks.figures import packs, repositories, writer
+from benchmarks.figures import packs, repositories, transfer, writer
 from tests.support.servers import ServerError
 
 _QUICK: Final = Effort(rounds=1, scale=0.01)
@@ -39,7 +39,7 @@ def parser(program: str, description: str, *, chooses: bool = True, repeats: boo
 
 def figures() -> list[Figure]:
     """Return all figures, in the order of the table."""
-    return [*repositories.figures(), *writer.figures(), *packs.figures()]
+    return [*repositories.figures(), *writer.figures(), *packs.figures(), *transfer.figures()]
 
 
 def chosen(options: argparse.Namespace) -> list[Figure]:

@@ -11,9 +11,10 @@ from provider_trace_store.cli.listing import list_traces, runs, tail
 from provider_trace_store.cli.migrate import migrate
 from provider_trace_store.cli.output import say
 from provider_trace_store.cli.pack import pack
-from provider_trace_store.cli.status import status
 from provider_trace_store.cli.show import diff, run, show
 from provider_trace_store.cli.stats import stats
+from provider_trace_store.cli.status import status
+from provider_trace_store.cli.transfer import export, import_
 from provider_trace_store.cli.unpack import unpack, verify
 
 __all__ = ["app"]
@@ -37,6 +38,8 @@ app.command("list")(list_traces)
 app.command()(runs)
 app.command()(tail)
 app.command()(stats)
+app.command()(export)
+app.command("import")(import_)
 
 
 def _print_version(*, is_wanted: bool) -> None:

@@ -28,6 +28,8 @@ _OPTIONS: Final = {
     "rate": "--rate",
     "pause": "--pause",
     "spool": "--spool",
+    "since": "--since",
+    "until": "--until",
     "drop_data=True": "--drop-data",
     "drop_adopted=[TABLE]": "--drop-adopted TABLE",
 }

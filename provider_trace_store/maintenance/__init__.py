@@ -1,4 +1,4 @@
-"""What operators run: status, indexes, packing, unpacking, erasing and checking packs."""
+"""What operators run: status, indexes, packing, unpacking, erasing and checking packs, export and import."""
 
 from provider_trace_store.maintenance.erasing import EraseReport, erase
 from provider_trace_store.maintenance.indexing import IndexReport, build_indexes
@@ -14,13 +14,16 @@ from provider_trace_store.maintenance.status_report import (
     TableStatus,
 )
 from provider_trace_store.maintenance.stored_packs import PackFailure
+from provider_trace_store.maintenance.transfer import ExportReport, ImportReport, export_traces, import_traces
 from provider_trace_store.maintenance.unpacking import UnpackReport, unpack
 from provider_trace_store.maintenance.verifying import Finding, VerifyReport, verify_packs
 
 __all__ = [
     "DateRange",
     "EraseReport",
+    "ExportReport",
     "Finding",
+    "ImportReport",
     "IndexFinding",
     "IndexReport",
     "PackFailure",
@@ -35,6 +38,8 @@ __all__ = [
     "VerifyReport",
     "build_indexes",
     "erase",
+    "export_traces",
+    "import_traces",
     "pack",
     "prune_packs",
     "status",

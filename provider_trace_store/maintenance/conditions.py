@@ -38,13 +38,7 @@ def check_conditions(connection: Connection) -> None:
         MaintenanceError: a host's table references the traces, the server is read-only, or the tables are of an older
             version of the package.
     """
-    inspector = inspect(connection)
-    for table in (FULL.table, METADATA.table, PACKS):
-        if not inspector.has_table(table.name, schema=connection.schema_for_object(table)):
-            raise TableMissingError(table.name)
-    schema = connection.schema_for_object(METADATA.table)
-    if "pack_id" not in {column["name"] for column in inspector.get_columns(METADATA.table.name, schema=schema)}:
-        raise MaintenanceError(f"{METADATA.table.name} has no column pack_id: {_UPGRADE}")
+    check_tables(connection)
     is_sqlite = connection.dialect.name == "sqlite"
     if connection.scalar(text("PRAGMA query_only") if is_sqlite else _IS_READ_ONLY):
         raise MaintenanceError("the server or the session is read-only: connect to the primary, as a role that writes")
@@ -56,6 +50,17 @@ def check_conditions(connection: Connection) -> None:
             f"foreign keys of {', '.join(map(shown, tables))} reference {FULL.table.name}, and packing deletes its "
             "rows: drop these foreign keys (ALTER TABLE ... DROP CONSTRAINT ...), then run the command again"
         )
+
+
+def check_tables(connection: Connection) -> None:
+    """Check that the tables are there, and of this version; arguments and errors as `check_conditions`."""
+    inspector = inspect(connection)
+    for table in (FULL.table, METADATA.table, PACKS):
+        if not inspector.has_table(table.name, schema=connection.schema_for_object(table)):
+            raise TableMissingError(table.name)
+    schema = connection.schema_for_object(METADATA.table)
+    if "pack_id" not in {column["name"] for column in inspector.get_columns(METADATA.table.name, schema=schema)}:
+        raise MaintenanceError(f"{METADATA.table.name} has no column pack_id: {_UPGRADE}")
 
 
 def _referencing(connection: Connection) -> list[str]:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from typing import Any, Final
+from io import BufferedReader, RawIOBase
+from typing import TYPE_CHECKING, Any, Final
 
 from provider_trace_store.errors import PackSupportMissingError
 from provider_trace_store.packs.model import DamagedPackError
+
+if TYPE_CHECKING:
+    from io import BufferedIOBase
+    from pathlib import Path
 
 # zstd reads frames with windows of up to 128 MB without being told to.
 _MAX_WINDOW_LOG: Final = 27
@@ -46,6 +51,85 @@ def compress(content: bytes | bytearray, level: int, prefix: bytes = b"") -> byt
     }
     dictionary = raw_dictionary(prefix)
     return bytes(zstd.compress(content, options=options, zstd_dict=dictionary and dictionary.as_prefix))
+
+
+def stream_compressor(level: int, window_log: int) -> StreamCompressor:
+    """Return a compressor of long streams, which also finds repetitions that are far apart.
+
+    Args:
+        level: zstd's compression level.
+        window_log: the window is 2 to the power of this many bytes, at most 27: every reader can read these.
+
+    Raises:
+        PackSupportMissingError: Python has no zstd.
+    """
+    return StreamCompressor(_library(), level, window_log)
+
+
+class StreamCompressor:
+    """Compresses a stream into frames, one after the other, each with a checksum; see `stream_compressor`."""
+
+    def __init__(self, library: Any, level: int, window_log: int) -> None:  # noqa: ANN401  (as `_library`)
+        parameter = library.CompressionParameter
+        options = {
+            parameter.compression_level: level,
+            parameter.checksum_flag: 1,
+            parameter.window_log: window_log,
+            parameter.enable_long_distance_matching: 1,
+        }
+        self._end = library.ZstdCompressor.FLUSH_FRAME
+        self._compressor = library.ZstdCompressor(options=options)
+        self._is_open = False
+
+    def compress(self, content: bytes) -> bytes:
+        """Add content to the frame; return what can be written of it."""
+        self._is_open = True
+        return bytes(self._compressor.compress(content))
+
+    def flush(self) -> bytes:
+        """End the frame, if it has content, and return the rest of it; `compress` begins the next one."""
+        if not self._is_open:
+            return b""
+        self._is_open = False
+        return bytes(self._compressor.flush(self._end))
+
+
+def open_stream(path: Path) -> BufferedIOBase:
+    """Return a file of frames, opened to read their content; ValueError or EOFError while it is read if it is damaged.
+
+    Args:
+        path: the file.
+
+    Raises:
+        PackSupportMissingError: Python has no zstd.
+    """
+    zstd = _library()
+    file = zstd.ZstdFile(path, "rb")
+    zstd_error: type[Exception] = zstd.ZstdError
+    return BufferedReader(_Frames(file, zstd_error), 2**20)
+
+
+class _Frames(RawIOBase):
+    """Frames whose errors are of a class that a caller can name."""
+
+    def __init__(self, file: Any, error: type[Exception]) -> None:  # noqa: ANN401  (of two libraries)
+        super().__init__()
+        self._file = file
+        self._error = error
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401  (as the base's)
+        try:
+            return int(self._file.readinto(buffer))
+        except self._error:
+            pass  # raised below
+        raise ValueError("a frame is damaged")
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def raw_dictionary(text: bytes) -> Any:  # noqa: ANN401

@@ -10,7 +10,7 @@ from sqlalchemy.types import NullType, Uuid
 
 from provider_trace_store.database.transactions import begin_on_sqlite
 from provider_trace_store.maintenance.bodies import digest, read, stamp_of_row
-from provider_trace_store.packs.store import PACKS, insert_pack, new_pack_id
+from provider_trace_store.packs.store import insert_pack, is_stored, new_pack_id
 from provider_trace_store.tables.ids import is_among, lookup_for
 from provider_trace_store.tables.kinds import FULL, METADATA
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Reason = Literal["changed", "locked", "undated", "unreadable", "refused"]
 
 # A client that waits for one of the rows waits this long at most. The first counts for each lock; the second for each
-# statement, of which INSERT of 16 MB takes longest.
+# statement, of which INSERT of 8 MB takes longest.
 _LIMITS: Final = (text("SET LOCAL lock_timeout = '500ms'"), text("SET LOCAL statement_timeout = '60s'"))
 
 
@@ -94,8 +94,7 @@ def move(  # noqa: PLR0913  (one argument for each value of the pack)
         first_created_at=first_created_at,
         last_created_at=last_created_at,
     )
-    stored = connection.execute(select(PACKS.c.directory, PACKS.c.data).where(PACKS.c.id == pack_id)).first()
-    if stored is None or (bytes(stored.directory), bytes(stored.data)) != (pack.directory, pack.data):
+    if not is_stored(connection, pack_id, pack):
         raise _all_refused(trace_ids, "the pack reads back different: see triggers of provider_trace_packs")
     if has_row_locks:
         # A client that changes one of the rows waits from here on. What was copied is of the version that is locked.

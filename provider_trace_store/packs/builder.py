@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # A pack is full at any of these.
 _FULL_KEY_BYTES: Final = 2_000_000
-_FULL_STORED_BYTES: Final = 16_000_000
+_FULL_STORED_BYTES: Final = 8_000_000
 _FULL_TRACES: Final = 2_000
 _FULL_RAW_BYTES: Final = 64_000_000
 # Large calls share a key with about this many others, up to a limit.
@@ -31,7 +31,7 @@ _MAX_FULL_RAW_BYTES: Final = 256_000_000
 # Traces are added to a frame up to this size; one trace alone may be larger. A delta frame may be as large as its key,
 # up to a limit: reading the key costs as much.
 _KEY_FRAME_BYTES: Final = 128 * 1024
-_DELTA_FRAME_BYTES: Final = 512 * 1024
+_DELTA_FRAME_BYTES: Final = 256 * 1024
 _MAX_DELTA_FRAME_BYTES: Final = 1024 * 1024
 # Key frames after the first are compressed against the start of the first.
 _MAX_KEY_PREFIX_BYTES: Final = 1024 * 1024

@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 from zlib import crc32
 
 from provider_trace_store.packs import zstd
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from array import array
     from collections.abc import Collection, Iterator, Mapping
 
+    from provider_trace_store.packs.recent import Recent
+
 _KINDS: Final = {int(kind): kind for kind in FrameKind}
 
 # For more ids than these, all ids of the directory are decoded once.
@@ -24,6 +26,10 @@ _FEW_IDS: Final = 4
 
 # Contents of frames that are kept while the documents of several traces are read; bytes.
 _KEPT_BYTES: Final = 16 * 1024 * 1024
+
+
+# By the stored bytes of a key frame: the text that it was compressed against, and its content.
+RecentKeys: TypeAlias = "Recent[tuple[bytes, bytes]]"
 
 
 class Directory:
@@ -198,16 +204,17 @@ class Directory:
         return [self.part(frame) for frame in sorted({frame for place in places for frame in self.frames_of(place)})]
 
     def documents_of(
-        self, trace_ids: Collection[str], parts: Mapping[Part, bytes]
+        self, trace_ids: Collection[str], parts: Mapping[Part, bytes], recent: RecentKeys | None = None
     ) -> Iterator[tuple[str, Documents | DamagedPackError]]:
         """Yield the id and the documents of each of some traces that the pack has, or the error for a damaged part.
 
         Args:
             trace_ids: ids; those that the pack does not have are left out, and those that a missing part is needed for.
             parts: the content of each part that `parts_of` returned.
+            recent: the contents of key frames that other calls decompressed.
         """
         known = self._known(trace_ids)
-        contents = Contents(self, parts, [number for _, number in known] if len(known) <= _FEW_IDS else ())
+        contents = Contents(self, parts, [number for _, number in known] if len(known) <= _FEW_IDS else (), recent)
         for trace_id, number in known:
             try:
                 documents: Documents | DamagedPackError = contents.documents(number)
@@ -225,11 +232,19 @@ class Contents:
         directory: the pack's directory.
         parts: the bytes of the frames.
         wanted: the indexes of the traces that are read, if they are few: frames are decompressed as far as these need.
+        recent: the contents of key frames that others decompressed.
     """
 
-    def __init__(self, directory: Directory, parts: Mapping[Part, bytes], wanted: Collection[int] = ()) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        parts: Mapping[Part, bytes],
+        wanted: Collection[int] = (),
+        recent: RecentKeys | None = None,
+    ) -> None:
         self._directory = directory
         self._parts = parts
+        self._recent = recent
         self._contents: dict[int, bytes | DamagedPackError] = {}
         self._kept_bytes = 0
         # How far each frame is decompressed, where that is not to its end.
@@ -314,8 +329,20 @@ class Contents:
         stored = self._parts[part]
         if len(stored) != part.length or crc32(stored) != frame.checksum:
             raise DamagedPackError("a frame of the pack is damaged")
-        content = zstd.decompress(stored, frame.raw_length, self.prefix(frame), self._needed.get(number))
+        prefix = self.prefix(frame)
+        if self._recent is not None and frame.kind is FrameKind.KEYS:
+            return self._recent_key(self._recent, stored, prefix, frame.raw_length)
+        content = zstd.decompress(stored, frame.raw_length, prefix, self._needed.get(number))
         return b64encode(content) if frame.kind is FrameKind.DECODED_BLOB else content
+
+    @staticmethod
+    def _recent_key(recent: RecentKeys, stored: bytes, prefix: bytes, raw_length: int) -> bytes:
+        found = recent.find(stored)
+        if found is not None and found[0] == prefix:
+            return found[1]
+        content = zstd.decompress(stored, raw_length, prefix)
+        recent.keep(stored, (prefix, content), len(stored) + len(prefix) + len(content))
+        return content
 
     def prefix(self, frame: FrameEntry) -> bytes:
         """Return the text that a frame was compressed against.

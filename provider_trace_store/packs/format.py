@@ -4,8 +4,18 @@ docs/packs.md describes the bytes.
 """
 
 from provider_trace_store.packs.builder import PackBuilder
-from provider_trace_store.packs.directory import Directory
+from provider_trace_store.packs.directory import Directory, RecentKeys
 from provider_trace_store.packs.model import PACKED_DOCUMENTS, DamagedPackError, Documents, Pack, Part
 from provider_trace_store.packs.rewrite import without
 
-__all__ = ["PACKED_DOCUMENTS", "DamagedPackError", "Directory", "Documents", "Pack", "PackBuilder", "Part", "without"]
+__all__ = [
+    "PACKED_DOCUMENTS",
+    "DamagedPackError",
+    "Directory",
+    "Documents",
+    "Pack",
+    "PackBuilder",
+    "Part",
+    "RecentKeys",
+    "without",
+]

@@ -10,7 +10,8 @@ from uuid import UUID
 from sqlalchemy import Integer, LargeBinary, bindparam, func, insert, literal_column, select
 from uuid_utils import uuid7
 
-from provider_trace_store.packs.format import DamagedPackError, Directory, Part
+from provider_trace_store.packs.format import DamagedPackError, Directory, Part, RecentKeys
+from provider_trace_store.packs.recent import Recent
 from provider_trace_store.tables.models import ProviderTracePackRecord
 
 if TYPE_CHECKING:
@@ -24,6 +25,16 @@ if TYPE_CHECKING:
 PACKS: Final = cast("Table", ProviderTracePackRecord.__table__)
 # The most ranges that one statement reads: PostgreSQL's results have at most 1,664 columns.
 _MAX_RANGES: Final = 64
+# What each process keeps of the packs that it read, in bytes.
+_RECENT_KEY_BYTES: Final = 8_000_000
+_RECENT_DIRECTORY_BYTES: Final = 2_000_000
+# What `is_stored` compares at a time.
+_COMPARED_BYTES: Final = 2_000_000
+_SIZES: Final = select(PACKS.c.directory, func.length(PACKS.c.data).label("size")).where(
+    PACKS.c.id == bindparam("pack_id")
+)
+_recent_keys: Final[RecentKeys] = Recent(_RECENT_KEY_BYTES)
+_recent_directories: Final[Recent[Directory]] = Recent(_RECENT_DIRECTORY_BYTES)
 _ROWID: Final = select(literal_column("rowid", Integer)).select_from(PACKS).where(PACKS.c.id == bindparam("pack_id"))
 
 
@@ -56,13 +67,22 @@ def documents_of(
         if pack_id not in stored:
             continue
         try:
-            directory = Directory(stored[pack_id])
+            directory = _directory(stored[pack_id])
             parts = _read(connection, pack_id, directory.parts_of(trace_ids))
             if parts is not None:
-                found.update(directory.documents_of(trace_ids, parts))
+                found.update(directory.documents_of(trace_ids, parts, _recent_keys))
         except DamagedPackError as error:
             found |= dict.fromkeys(trace_ids, error)
     return found
+
+
+def _directory(stored: bytes) -> Directory:
+    directory = _recent_directories.find(stored)
+    if directory is None:
+        directory = Directory(stored)
+        # Its numbers and ids take about eight times its stored bytes.
+        _recent_directories.keep(stored, directory, 9 * len(stored))
+    return directory
 
 
 def insert_pack(  # noqa: PLR0913  (one argument for each column)
@@ -90,6 +110,26 @@ def insert_pack(  # noqa: PLR0913  (one argument for each column)
     connection.execute(insert(PACKS), values)
 
 
+def is_stored(connection: Connection, pack_id: UUID, pack: Pack) -> bool:
+    """Return whether a pack reads back byte for byte; a few MB of it are in memory at a time.
+
+    Args:
+        connection: the connection that inserted it, in the same transaction.
+        pack_id: its id.
+        pack: the pack.
+    """
+    row = connection.execute(_SIZES, {"pack_id": pack_id}).first()
+    if row is None or (bytes(row.directory), row.size) != (pack.directory, len(pack.data)):
+        return False
+    data = memoryview(pack.data)
+    for start in range(0, len(data), _COMPARED_BYTES):
+        span = Part(start, len(data[start : start + _COMPARED_BYTES]))
+        contents = _contents(connection, pack_id, [span])
+        if contents is None or contents[0] != data[start : start + span.length]:
+            return False
+    return True
+
+
 def _read(connection: Connection, pack_id: UUID, parts: list[Part]) -> dict[Part, bytes] | None:
     """Return the content of parts of a pack's data, which are in the order of the data; None if the pack is gone."""
     ranges: list[list[Part]] = []
@@ -102,9 +142,7 @@ def _read(connection: Connection, pack_id: UUID, parts: list[Part]) -> dict[Part
     for first in range(0, len(ranges), _MAX_RANGES):
         chunk = ranges[first : first + _MAX_RANGES]
         spans = [Part(part[0].start, part[-1].start + part[-1].length - part[0].start) for part in chunk]
-        contents: Sequence[bytes] | None = _read_blob(connection, pack_id, spans)
-        if contents is None:
-            contents = _select(connection, pack_id, spans)
+        contents = _contents(connection, pack_id, spans)
         if contents is None:
             return None
         for adjacent, content in zip(chunk, contents, strict=True):
@@ -115,6 +153,12 @@ def _read(connection: Connection, pack_id: UUID, parts: list[Part]) -> dict[Part
                 for part in adjacent
             }
     return found
+
+
+def _contents(connection: Connection, pack_id: UUID, spans: list[Part]) -> Sequence[bytes] | None:
+    """Return the content of ranges of a pack's data; None if the pack is gone."""
+    contents: Sequence[bytes] | None = _read_blob(connection, pack_id, spans)
+    return _select(connection, pack_id, spans) if contents is None else contents
 
 
 def _select(connection: Connection, pack_id: UUID, spans: list[Part]) -> Sequence[bytes] | None:

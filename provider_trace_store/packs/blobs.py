@@ -17,8 +17,10 @@ MIN_BLOB_BYTES: Final = 16 * 1024
 # Every run of at least MIN_BLOB_BYTES has a whole probe at a multiple of the stride.
 _STRIDE: Final = MIN_BLOB_BYTES // 2
 _PROBE: Final = 64
-_ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-_RUN: Final = re.compile(rb"[A-Za-z0-9+/]*+={0,2}")
+# Both alphabets of RFC 4648: some SDKs send images in the one for URLs.
+_ALPHABET: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_"
+_RUN: Final = re.compile(rb"[A-Za-z0-9+/_-]*+={0,2}")
+_URL_CHARACTERS: Final = b"-_"
 
 
 class FrameKind(IntEnum):
@@ -28,6 +30,7 @@ class FrameKind(IntEnum):
     DELTAS = 1
     BLOB = 2
     DECODED_BLOB = 3
+    DECODED_URL_BLOB = 4
 
 
 def find(text: bytes) -> Iterator[tuple[int, int]]:
@@ -58,17 +61,36 @@ def find(text: bytes) -> Iterator[tuple[int, int]]:
         position = max(-(-end // _STRIDE) * _STRIDE, position + _STRIDE)
 
 
-def decoded(text: bytes) -> bytes | None:
-    """Return the bytes that base64 stands for; None if they do not encode to the same text.
+def decoded(text: bytes) -> tuple[FrameKind, bytes]:
+    """Return what a frame has of base64: the bytes that it stands for, or the text if they do not encode to the same.
 
     Args:
         text: base64.
     """
-    try:
-        content = b64decode(text, validate=True)
-    except binascii.Error:
-        return None
-    return content if b64encode(content) == text else None
+    for kind in (FrameKind.DECODED_BLOB, FrameKind.DECODED_URL_BLOB):
+        try:
+            content = b64decode(text, _characters(kind), validate=True)
+        except binascii.Error:
+            continue
+        if encoded(kind, content) == text:
+            return kind, content
+    return FrameKind.BLOB, text
+
+
+def encoded(kind: FrameKind, content: bytes) -> bytes:
+    """Return a frame's content as it stands in a text.
+
+    Args:
+        kind: the frame's kind.
+        content: its content.
+    """
+    if kind in (FrameKind.DECODED_BLOB, FrameKind.DECODED_URL_BLOB):
+        return b64encode(content, _characters(kind))
+    return content
+
+
+def _characters(kind: FrameKind) -> bytes | None:
+    return _URL_CHARACTERS if kind is FrameKind.DECODED_URL_BLOB else None
 
 
 def spliced(text: bytes, blobs: Iterable[tuple[int, bytes]]) -> bytes:

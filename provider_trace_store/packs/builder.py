@@ -30,7 +30,7 @@ _MAX_FULL_RAW_BYTES: Final = 256_000_000
 
 # Traces are added to a frame up to this size; one trace alone may be larger. A delta frame may be as large as its key,
 # up to a limit: reading the key costs as much.
-_KEY_FRAME_BYTES: Final = 128 * 1024
+_KEY_FRAME_BYTES: Final = 192 * 1024
 _DELTA_FRAME_BYTES: Final = 256 * 1024
 _MAX_DELTA_FRAME_BYTES: Final = 1024 * 1024
 # Key frames after the first are compressed against the start of the first.
@@ -238,11 +238,9 @@ class PackBuilder:
         known = self._blobs.get(digest)
         if known is not None:
             return known
-        frame = self._new_frame(FrameKind.BLOB)
-        decoded = blobs.decoded(text)
-        if decoded is not None:
-            frame.kind = FrameKind.DECODED_BLOB
-        frame.text += text if decoded is None else decoded
+        kind, content = blobs.decoded(text)
+        frame = self._new_frame(kind)
+        frame.text += content
         frame.close(_BLOB_LEVEL)
         self._stored_bytes += len(frame.compressed or b"")
         self._blobs[digest] = frame.number

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, TypeAlias
 from zlib import crc32
 
 from provider_trace_store.packs import zstd
-from provider_trace_store.packs.blobs import FrameKind, spliced
+from provider_trace_store.packs.blobs import FrameKind, encoded, spliced
 from provider_trace_store.packs.columns import FRAME_COLUMNS, TRACE_COLUMNS, FrameEntry, decoded
 from provider_trace_store.packs.model import BlobPlace, DamagedPackError, Documents, Part, Prefix, TracePlace
 
@@ -333,7 +332,7 @@ class Contents:
         if self._recent is not None and frame.kind is FrameKind.KEYS:
             return self._recent_key(self._recent, stored, prefix, frame.raw_length)
         content = zstd.decompress(stored, frame.raw_length, prefix, self._needed.get(number))
-        return b64encode(content) if frame.kind is FrameKind.DECODED_BLOB else content
+        return encoded(frame.kind, content)
 
     @staticmethod
     def _recent_key(recent: RecentKeys, stored: bytes, prefix: bytes, raw_length: int) -> bytes:

@@ -4,7 +4,7 @@ import random
 import subprocess
 import sys
 import tracemalloc
-from base64 import b64encode
+from base64 import b64encode, urlsafe_b64encode
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +19,8 @@ from tests.support.examples import examples
 from tests.support.made_packs import packed, read, run_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from provider_trace_store.packs.format import Documents, Pack
 
 SECRET_TEXT = b"unmistakable-text-of-one-trace-only"
@@ -102,8 +104,9 @@ def test_runs_take_a_small_part_of_their_text_also_with_sub_agents_between() -> 
     assert pack.raw_bytes > 15 * _compressed_size(pack)
 
 
-def test_base64_is_stored_once_in_its_decoded_form() -> None:
-    image = b64encode(random.Random(1).randbytes(90_000))  # noqa: S311
+@pytest.mark.parametrize("encode", [b64encode, urlsafe_b64encode])
+def test_base64_is_stored_once_in_its_decoded_form(encode: Callable[[bytes], bytes]) -> None:
+    image = encode(random.Random(1).randbytes(90_000))  # noqa: S311
     documents = [(b'{"a":"\\n' + image + b'","step":%d}' % number, None, None, None) for number in range(10)]
     pack, traces = packed([documents])
     assert read(pack) == traces

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -21,6 +23,7 @@ from provider_trace_store.tables.kinds import FULL, METADATA
 from tests.support.commands import VARIABLE, run_on
 from tests.support.constants import MOMENT, ORG, PATIENCE, SECRET
 from tests.support.packed_tables import flip, row_counts, store, store_packed
+from tests.support.paths import ROOT
 from tests.support.traces import a_trace, trace_id
 
 if TYPE_CHECKING:
@@ -198,3 +201,12 @@ def test_a_killed_command_goes_on(database: Database) -> None:
         except MaintenanceError:  # The server has not noticed yet that the client is gone.
             assert time.monotonic() < deadline
     assert row_counts(engine) == (0, 0, 0)
+
+
+def test_the_commands_of_the_page_run(postgres: Database) -> None:
+    page = (ROOT / "docs" / "erasure.md").read_text("utf-8")
+    (block,) = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines():
+        name, *arguments = shlex.split(line)
+        assert name == "provider-trace-store"
+        assert run_on(postgres, *arguments).returncode == 0, line

@@ -80,7 +80,7 @@ def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "selection", [{}, {"user_id": "user-1"}, {"agent_id": "agent-1"}, {"run_id": "run-1"}, {"trace_id": trace_id(11)}]
 )
-def test_what_matches_is_gone_and_nothing_else(database: Database, selection: dict[str, str]) -> None:
+def test_what_matches_is_gone_and_nothing_else(database: Database, selection: dict[str, Any]) -> None:
     engine = database.engine()
     _fill(engine)
     before = _left(engine)

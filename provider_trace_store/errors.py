@@ -417,7 +417,9 @@ class TableNotEmptyError(MigrationError):
     """
 
     def __init__(self, table: str, reason: str = "has rows") -> None:
-        super().__init__(f"{table} {reason}: to drop them with the table, pass `drop_data=True`")
+        # Packs have bodies that are nowhere else, and there is a way to keep them.
+        unpack = "run `provider-trace-store unpack` to keep their traces; " if "provider_trace_packs" in table else ""
+        super().__init__(f"{table} {reason}: {unpack}to drop them with the table, pass `drop_data=True`")
         self.table = table
 
 

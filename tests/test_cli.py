@@ -306,7 +306,12 @@ def test_sql_for_sqlite_runs_as_it_is(tmp_path: Path) -> None:
     execute(path, script)
     assert ran(*MIGRATE, "current", url=url).stdout == f"{HEAD} (head)\n"
     store_one(create_engine(url, poolclass=NullPool))
-    execute(path, ran(*MIGRATE, "downgrade", "head:base", "--sql", "--drop-data", url=url).stdout)
+    downgrade = (*MIGRATE, "downgrade", "head:base", "--sql", "--drop-data")
+    refused = run(*downgrade, url=url)
+    assert refused.returncode == 1
+    assert "--drop-adopted TABLE" in refused.stderr
+    named = [part for table in sorted(OUR_TABLES - {VERSION_TABLE}) for part in ("--drop-adopted", table)]
+    execute(path, ran(*downgrade, *named, url=url).stdout)
     assert ran(*MIGRATE, "current", url=url).stdout.startswith("base (")
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from provider_trace_store import __version__
+from provider_trace_store.cli.erase import erase
 from provider_trace_store.cli.index import index
 from provider_trace_store.cli.listing import list_traces, runs, tail
 from provider_trace_store.cli.migrate import migrate
@@ -31,6 +32,7 @@ app.command()(index)
 app.command()(pack)
 app.command()(unpack)
 app.command()(verify)
+app.command()(erase)
 app.command()(show)
 app.command()(run)
 app.command()(diff)

@@ -1,6 +1,7 @@
 """What operators run: status, indexes, packing, unpacking, erasing and checking packs, export and import."""
 
 from provider_trace_store.maintenance.erasing import EraseReport, erase
+from provider_trace_store.maintenance.erasing_selections import ErasureReport, erase_matching
 from provider_trace_store.maintenance.indexing import IndexReport, build_indexes
 from provider_trace_store.maintenance.overview import status
 from provider_trace_store.maintenance.packing import PackReport, Refusal, pack
@@ -21,6 +22,7 @@ from provider_trace_store.maintenance.verifying import Finding, VerifyReport, ve
 __all__ = [
     "DateRange",
     "EraseReport",
+    "ErasureReport",
     "ExportReport",
     "Finding",
     "ImportReport",
@@ -38,6 +40,7 @@ __all__ = [
     "VerifyReport",
     "build_indexes",
     "erase",
+    "erase_matching",
     "export_traces",
     "import_traces",
     "pack",

@@ -83,12 +83,20 @@ def erase(
 def _erase(connection: Connection, wanted: list[str], organization_id: str) -> EraseReport:
     begin(connection)
     try:
-        return _Eraser(connection, wanted, organization_id).run()
+        return Eraser(connection, wanted, organization_id).run()
     except UnexpectedCountError as error:
         raise MaintenanceError(f"erase changed nothing: {error}") from None
 
 
-class _Eraser:
+class Eraser:
+    """Deletes some traces of an organization in one transaction, from both tables and from their packs.
+
+    Args:
+        connection: in a transaction, which the caller rolls back after an error.
+        wanted: the ids of the traces, each once; text that a column can hold.
+        organization_id: the organization that owns them.
+    """
+
     def __init__(self, connection: Connection, wanted: list[str], organization_id: str) -> None:
         self._connection = connection
         self._wanted = wanted
@@ -96,8 +104,10 @@ class _Eraser:
         self._erased: set[str] = set()
         self._damaged: set[str] = set()
         self._rewritten = self._dropped = 0
+        self.full_rows = self.metadata_rows = 0
 
     def run(self) -> EraseReport:
+        """Delete the traces, and return what was deleted."""
         for _ in range(_PASSES):
             # First the full traces: this waits for a pack that is being made of them, whose rows are seen below.
             self._delete(FULL, self._wanted)
@@ -144,6 +154,10 @@ class _Eraser:
             rows = rows.where(column.is_(None) if pack_id is None else column == pack_id)
         deleted = self._connection.scalars(rows.returning(kind.columns["id"]), parameters).all()
         self._erased.update(deleted)
+        if kind is FULL:
+            self.full_rows += len(deleted)
+        else:
+            self.metadata_rows += len(deleted)
         return len(deleted)
 
     def _erase_from(self, pack_id: UUID, trace_ids: list[str]) -> None:

@@ -137,6 +137,11 @@ def _check_in_script(table: Table, *, is_named: bool, may_drop_rows: bool) -> No
                 f"a script for {dialect.name} cannot check whether {table.name} has rows, or who created it: run the "
                 "downgrade without --sql, or allow it to drop rows, with `drop_data=True`"
             )
+        if not is_named:
+            raise MigrationError(
+                f"a script for {dialect.name} cannot check whether {table.name} was adopted: run the downgrade without "
+                "--sql, or name the table, with `drop_adopted=[TABLE]`"
+            )
         return
     op.execute(without_parameters(f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE"))
     checks = []

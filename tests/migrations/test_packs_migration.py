@@ -45,7 +45,9 @@ def store_a_pack(database: Database) -> None:
 def test_a_pack_is_dropped_only_with_drop_data(database: Database) -> None:
     store_a_pack(database)
     with database.engine().connect() as connection:
-        with pytest.raises(TableNotEmptyError, match="provider_trace_packs has rows"):
+        with pytest.raises(
+            TableNotEmptyError, match="provider_trace_packs has rows: run `provider-trace-store unpack`"
+        ):
             downgrade(connection, "0003")
         connection.rollback()
         assert current(connection) == HEAD

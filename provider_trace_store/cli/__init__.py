@@ -6,12 +6,14 @@ from typing import Annotated
 import typer
 
 from provider_trace_store import __version__
+from provider_trace_store.cli.backfill import backfill
 from provider_trace_store.cli.erase import erase
 from provider_trace_store.cli.index import index
 from provider_trace_store.cli.listing import list_traces, runs, tail
 from provider_trace_store.cli.migrate import migrate
 from provider_trace_store.cli.output import say
 from provider_trace_store.cli.pack import pack
+from provider_trace_store.cli.prune import prune
 from provider_trace_store.cli.show import diff, run, show
 from provider_trace_store.cli.stats import stats
 from provider_trace_store.cli.status import status
@@ -29,10 +31,12 @@ app = typer.Typer(
 app.add_typer(migrate, name="migrate")
 app.command()(status)
 app.command()(index)
+app.command()(backfill)
 app.command()(pack)
 app.command()(unpack)
 app.command()(verify)
 app.command()(erase)
+app.command()(prune)
 app.command()(show)
 app.command()(run)
 app.command()(diff)

@@ -27,6 +27,8 @@ _OPTIONS: Final = {
     "idle": "--idle",
     "rate": "--rate",
     "pause": "--pause",
+    "max_lag": "--max-lag",
+    "resume_at": "--resume-at",
     "spool": "--spool",
     "since": "--since",
     "until": "--until",

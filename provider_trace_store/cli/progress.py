@@ -27,6 +27,7 @@ _BETWEEN_LINES: Final = 5.0  # seconds
 
 Organization = Annotated[str | None, typer.Option(metavar="ORG", help="Only the traces of this organization.")]
 Rate = Annotated[float | None, typer.Option(metavar="MB/S", min=0.001, help="The most MB of raw text a second.")]
+RowRate = Annotated[float | None, typer.Option("--rate", metavar="ROWS/S", min=0.001, help="The most rows a second.")]
 Pause = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="A pause after each transaction.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing, and report what the command would do.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")]
@@ -113,6 +114,8 @@ class _Lines:
 
 
 def _figures(progress: Progress) -> str:
+    if progress.unit == "rows":
+        return f"{progress.per_second:.0f} rows/s"
     saved = "" if progress.saved_bytes is None else f", {progress.saved_bytes / MB:.1f} MB saved"
     return f"{progress.bytes_per_second / MB:.1f} MB/s{saved}"
 

@@ -8,7 +8,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from sqlalchemy import text
 
@@ -58,6 +58,7 @@ class Progress:
         seconds_left: how long the command goes on, an estimate; None if it is not known.
         resume_at: where the command is, for a message; a command that is run again finds its place by itself.
         unit: the name of the things that are counted.
+        per_second: the things that are done a second, since the command began.
     """
 
     command: str
@@ -69,6 +70,7 @@ class Progress:
     seconds_left: float | None
     resume_at: str | None
     unit: str = "traces"
+    per_second: float = 0.0
 
 
 class Meter:
@@ -120,7 +122,16 @@ class Meter:
         rate = self.raw_bytes / seconds
         self._on_progress(
             Progress(
-                self._command, self.done, self.total, self.raw_bytes, saved_bytes, rate, left, resume_at, self._unit
+                self._command,
+                self.done,
+                self.total,
+                self.raw_bytes,
+                saved_bytes,
+                rate,
+                left,
+                resume_at,
+                self._unit,
+                self.done / seconds,
             )
         )
 
@@ -129,34 +140,36 @@ class Throttle:
     """Pauses after each batch.
 
     Args:
-        rate: the most MB (a million bytes) of documents a second; None for no limit.
+        rate: the most MB (a million bytes) of documents a second, or the most rows; None for no limit.
         pause: the pause after each batch, in seconds.
+        unit: what the rate counts: "MB" of documents, or "rows" of a command that reads no document.
 
     Raises:
         InvalidArgumentError: one of the numbers is out of its range.
     """
 
-    def __init__(self, rate: float | None, pause: float) -> None:
+    def __init__(self, rate: float | None, pause: float, *, unit: Literal["MB", "rows"] = "MB") -> None:
         if rate is not None and not 0 < rate < math.inf:
-            raise InvalidArgumentError("rate", "must be a number of MB a second, more than 0")
+            raise InvalidArgumentError("rate", f"must be a number of {unit} a second, more than 0")
         if not 0 <= pause < math.inf:
             raise InvalidArgumentError("pause", "must be a number of seconds, 0 or more")
         self._rate = rate
         self._pause = pause
+        self._unit = _MB if unit == "MB" else 1
         self._began = time.monotonic()
-        self._bytes = 0
+        self._done = 0
 
-    def wait(self, raw_bytes: int, stop: Stop) -> None:
+    def wait(self, done: int, stop: Stop) -> None:
         """Wait after a batch, until the rate is kept and the pause is over.
 
         Args:
-            raw_bytes: the bytes of the documents of the batch.
+            done: the bytes of the documents of the batch, or its rows.
             stop: ends the wait at once.
         """
-        self._bytes += raw_bytes
+        self._done += done
         behind = 0.0
         if self._rate is not None:
-            behind = self._bytes / (self._rate * _MB) - (time.monotonic() - self._began)
+            behind = self._done / (self._rate * self._unit) - (time.monotonic() - self._began)
         if (seconds := max(behind, self._pause)) > 0:
             stop.wait(seconds)
 

@@ -1,0 +1,164 @@
+"""Backfill: copies the metadata of full traces into the table of metadata; no body is read."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import exists, func, select, text, type_coerce
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.types import NullType
+
+from provider_trace_store.database.names import quoted_table
+from provider_trace_store.errors import InvalidArgumentError
+from provider_trace_store.maintenance.conditions import check_tables
+from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
+from provider_trace_store.maintenance.stored_packs import connected
+from provider_trace_store.maintenance.walk import END, FIRST, Walk, check_order, in_transaction, position_of
+from provider_trace_store.tables.kinds import FULL, METADATA
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from sqlalchemy import Connection, Engine
+
+    from provider_trace_store.maintenance.progress import Progress
+    from provider_trace_store.maintenance.walk import Batch
+
+# The share locks of a batch hold back an update of one of its rows, such as a deletion, until its end: about 0.1 s.
+_BATCH: Final = 5_000
+# With the statistics of an empty table, the server would read all of it for each batch. Each row looks its id up.
+_BY_INDEX: Final = text(
+    "SELECT set_config(name, 'off', true) FROM pg_settings "
+    "WHERE name IN ('enable_hashjoin', 'enable_mergejoin', 'enable_seqscan')"
+)
+_LAG: Final = text("SELECT coalesce(max(extract(epoch FROM replay_lag)), 0) FROM pg_stat_replication")
+
+
+@dataclass(frozen=True)
+class BackfillReport:
+    """What `backfill` did; for a dry run, what it would do.
+
+    Args:
+        traces: the traces of the range, from the resume point on.
+        copied: the rows of metadata that were inserted; 0 for a dry run.
+        already: the traces whose id had a row of metadata before.
+        undated: the traces without a date, which have no place in the table of metadata; those of all dates.
+        seconds: how long it took.
+        is_dry_run: whether nothing was changed.
+    """
+
+    traces: int
+    copied: int
+    already: int
+    undated: int
+    seconds: float
+    is_dry_run: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as values that every JSON writer writes."""
+        return asdict(self)
+
+
+def backfill(  # noqa: PLR0913  (each is an option of the command)
+    engine: Engine,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    organization_id: str | None = None,
+    rate: float | None = None,
+    pause: float = 0.0,
+    max_lag: float | None = None,
+    resume_at: str | None = None,
+    dry_run: bool = False,
+    on_progress: Callable[[Progress], object] | None = None,
+) -> BackfillReport:
+    """Copy the metadata of `provider_traces` into `provider_trace_metadata`, in batches; the traces stay.
+
+    A trace whose id has a row of metadata, under any date, is left out, so the function can run again at any time.
+    Traces that are stored meanwhile with a date in a range that was copied already are not copied. Soft-deleted traces
+    are copied with their mark.
+
+    Args:
+        engine: synchronous; its pool must allow two connections. `schema_translate_map` decides the schema.
+        since: only traces of this moment and later, with a time zone; None for all.
+        until: only traces from before this moment, with a time zone; None for all.
+        organization_id: only this organization; None for all.
+        rate: the most rows a second; None for no limit.
+        pause: a pause after each transaction, in seconds.
+        max_lag: wait while a replica is further behind than this, in seconds; None for no limit.
+        resume_at: begin after this position, the `resume_at` of an earlier run's progress.
+        dry_run: whether to change nothing, and to count the traces of the range.
+        on_progress: called after each batch.
+
+    Raises:
+        InvalidArgumentError: an argument is out of its range.
+        MaintenanceError: another command of maintenance runs, an index is missing, or the database refused a batch.
+        TableMissingError: one of the tables does not exist.
+    """
+    for name, moment in (("since", since), ("until", until)):
+        if moment is not None and moment.utcoffset() is None:
+            raise InvalidArgumentError(name, "must have a time zone")
+    if max_lag is not None and not max_lag >= 0:
+        raise InvalidArgumentError("max_lag", "must be a number of seconds, 0 or more")
+    start = None if resume_at is None else position_of(resume_at, engine.dialect.name)
+    throttle = Throttle(rate, pause, unit="rows")
+    meter = Meter("backfill", on_progress, None, unit="rows")
+    copied = 0
+    with Stop() as stop, one_at_a_time(engine), connected(engine) as connection:
+        with connection.begin():
+            check_tables(connection)
+            check_order(connection, FULL, quoted_table(connection, FULL.table))
+        walk = Walk(
+            connection, FULL, since=since or FIRST, until=until or END, organization_id=organization_id, size=_BATCH
+        )
+        undated = walk.undated()
+        if dry_run:
+            return BackfillReport(walk.count(), 0, 0, undated, round(meter.seconds, 3), is_dry_run=True)
+        for batch in walk.batches(start):
+            copied += _copy(connection, batch)
+            meter.add(batch.rows, 0, resume_at=batch.end.to_text() if batch.end else None)
+            stop.check()
+            throttle.wait(batch.rows, stop)
+            if max_lag is not None:
+                _wait_for_replicas(connection, max_lag, stop)
+    return BackfillReport(meter.done, copied, meter.done - copied, undated, round(meter.seconds, 3), is_dry_run=False)
+
+
+def _copy(connection: Connection, batch: Batch) -> int:
+    """Copy a batch; return how many rows were inserted."""
+    full, twin = FULL.table, METADATA.table
+    names = [column.name for column in twin.columns if column.name in full.columns]
+    # Without the type, so that no column is read as text, or as a date, on its way.
+    rows = select(*(type_coerce(full.c[name], NullType()) for name in names)).where(
+        batch.condition, ~exists().where(twin.c.id == full.c.id)
+    )
+    is_sqlite = connection.dialect.name == "sqlite"
+    if not is_sqlite:
+        # A deletion marks the full row first: it waits for the batch, and then it finds the copy.
+        rows = rows.with_for_update(read=True, of=full)
+    insert = (sqlite.insert if is_sqlite else postgresql.insert)(twin).from_select(names, rows)
+    counted: Any = insert.on_conflict_do_nothing()
+    if not is_sqlite:
+        inserted = counted.returning(twin.c.id).cte("inserted")
+        counted = select(func.count()).select_from(inserted)
+
+    def run() -> int:
+        if not is_sqlite:
+            connection.execute(_BY_INDEX)
+        result = connection.execute(counted, batch.values)
+        return int(connection.scalar(text("SELECT changes()")) if is_sqlite else result.scalar_one())
+
+    return in_transaction(connection, run)
+
+
+def _wait_for_replicas(connection: Connection, max_lag: float, stop: Stop) -> None:
+    if connection.dialect.name != "postgresql":
+        return
+    while True:
+        with connection.begin():
+            lag = float(connection.scalar(_LAG) or 0)
+        if lag <= max_lag:
+            return
+        stop.wait(1.0)

@@ -1,0 +1,175 @@
+"""Retention of all tables: deletes full traces, packed bodies and metadata that are too old, in batches by date."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+from sqlalchemy import delete
+
+from provider_trace_store.database.names import quoted_table
+from provider_trace_store.errors import InvalidArgumentError
+from provider_trace_store.maintenance.conditions import check_tables
+from provider_trace_store.maintenance.durations import checked_duration
+from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
+from provider_trace_store.maintenance.retention import prune_packs
+from provider_trace_store.maintenance.stored_packs import connected
+from provider_trace_store.maintenance.vacuum import vacuum_table
+from provider_trace_store.maintenance.walk import FIRST, Walk, check_order, in_transaction
+from provider_trace_store.packs.store import PACKS
+from provider_trace_store.tables.kinds import FULL, METADATA
+from provider_trace_store.tables.moments import day_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import timedelta
+
+    from sqlalchemy import ColumnElement, Connection, Engine
+
+    from provider_trace_store.maintenance.progress import Progress
+    from provider_trace_store.maintenance.retention import PruneReport
+    from provider_trace_store.maintenance.walk import Batch
+    from provider_trace_store.tables.kinds import Kind
+
+Prunable = Literal["full", "packs", "metadata", "all"]
+
+# A client that writes one of the rows waits for the end of the batch.
+_BATCH: Final = 2_000
+
+
+@dataclass(frozen=True)
+class PrunedTable:
+    """What was deleted from one table; for a dry run, what would be deleted.
+
+    Args:
+        rows: the rows that were deleted.
+        packed: the rows of metadata that stay because they are of packed traces.
+        undated: the rows without a date, or with one that is not readable; they stay. Those of all ages.
+        days: the rows of each day, in UTC; only for a dry run.
+    """
+
+    rows: int
+    packed: int
+    undated: int
+    days: dict[str, int]
+
+
+@dataclass(frozen=True)
+class RetentionReport:
+    """What `prune` did; for a dry run, what it would do.
+
+    Args:
+        full: the full traces; None if they were not to be pruned.
+        packs: the packs; None if they were not to be pruned.
+        metadata: the rows of metadata; None if they were not to be pruned.
+        is_dry_run: whether nothing was changed.
+    """
+
+    full: PrunedTable | None
+    packs: PruneReport | None
+    metadata: PrunedTable | None
+    is_dry_run: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as values that every JSON writer writes."""
+        return {
+            "full": asdict(self.full) if self.full else None,
+            "packs": self.packs.as_json() if self.packs else None,
+            "metadata": asdict(self.metadata) if self.metadata else None,
+            "is_dry_run": self.is_dry_run,
+        }
+
+
+def prune(  # noqa: PLR0913  (each is an option of the command)
+    engine: Engine,
+    *,
+    older_than: timedelta,
+    table: Prunable = "full",
+    organization_id: str | None = None,
+    rate: float | None = None,
+    pause: float = 0.0,
+    vacuum: bool = False,
+    dry_run: bool = False,
+    on_progress: Callable[[Progress], object] | None = None,
+) -> RetentionReport:
+    """Delete what is too old from the tables, in batches by date, each a short transaction.
+
+    `full` deletes rows of `provider_traces`; a row of metadata of such a trace stays. `packs` drops packed bodies, as
+    `prune_packs` does. `metadata` deletes rows of `provider_trace_metadata`; the row of a packed trace stays as long as
+    its body, so no trace is half deleted. `all` does the three in this order. Rows without a date stay.
+
+    Args:
+        engine: synchronous; its pool must allow two connections. `schema_translate_map` decides the schema.
+        older_than: traces that are older than this are deleted.
+        table: what to prune.
+        organization_id: only this organization; None for all.
+        rate: the most rows a second; None for no limit. Packs are not rows: only the pause slows them.
+        pause: a pause after each transaction, in seconds.
+        vacuum: whether to run VACUUM of the tables afterwards.
+        dry_run: whether to change nothing, and to report what it would do, for each day.
+        on_progress: called after each batch.
+
+    Raises:
+        InvalidArgumentError: an argument is out of its range.
+        MaintenanceError: another command of maintenance runs, an index is missing, or the database refused a batch.
+        TableMissingError: one of the tables does not exist.
+    """
+    cutoff = datetime.now(UTC) - checked_duration(older_than, "older_than")
+    if table not in get_args(Prunable):
+        raise InvalidArgumentError("table", f"must be one of {', '.join(get_args(Prunable))}")
+    throttle = Throttle(rate, pause, unit="rows")
+
+    def rows_of(kind: Kind) -> PrunedTable | None:
+        if table not in {kind.name, "all"}:
+            return None
+        with Stop() as stop, one_at_a_time(engine), connected(engine) as connection:
+            walk = _walk(connection, kind, cutoff, organization_id)
+            undated = walk.undated()
+            if dry_run:
+                days = walk.per_day(day_of(kind.table.c.created_at, connection.dialect.name), *_unpacked(kind))
+                return PrunedTable(sum(days.values()), walk.count() - sum(days.values()), undated, days)
+            meter, deleted = Meter("prune", on_progress, None, unit="rows"), 0
+            for batch in walk.batches():
+                deleted += _delete(connection, kind, batch)
+                meter.add(batch.rows, 0)
+                stop.check()
+                throttle.wait(batch.rows, stop)
+        kept = meter.done - deleted if kind is METADATA else 0
+        return PrunedTable(deleted, kept, undated, {})
+
+    full = rows_of(FULL)
+    packs = None
+    if table in {"packs", "all"}:
+        packs = prune_packs(
+            engine,
+            older_than=older_than,
+            organization_id=organization_id,
+            pause=pause,
+            dry_run=dry_run,
+            on_progress=on_progress,
+        )
+    metadata = rows_of(METADATA)
+    if vacuum and not dry_run:
+        done = ((FULL.table, full), (PACKS, packs), (METADATA.table, metadata))
+        for pruned in [each for each, report in done if report is not None]:
+            vacuum_table(engine, pruned)
+            if engine.dialect.name == "sqlite":
+                break  # the first one was of the whole file
+    return RetentionReport(full, packs, metadata, dry_run)
+
+
+def _walk(connection: Connection, kind: Kind, cutoff: datetime, organization_id: str | None) -> Walk:
+    with connection.begin():
+        check_tables(connection)
+        check_order(connection, kind, quoted_table(connection, kind.table))
+    return Walk(connection, kind, since=FIRST, until=cutoff, organization_id=organization_id, size=_BATCH)
+
+
+def _unpacked(kind: Kind) -> list[ColumnElement[bool]]:
+    return [METADATA.table.c.pack_id.is_(None)] if kind is METADATA else []
+
+
+def _delete(connection: Connection, kind: Kind, batch: Batch) -> int:
+    rows = delete(kind.table).where(batch.condition, *_unpacked(kind))
+    return in_transaction(connection, lambda: connection.execute(rows, batch.values).rowcount)

@@ -11,7 +11,7 @@ PYTEST := python -m pytest -n $(PROCESSES) --dist worksteal
 # Versions of PostgreSQL that the wheel of the group `test` lacks.
 POSTGRESQL := .postgresql/14 .postgresql/15 .postgresql/17
 
-.PHONY: help demo test fuzz bench bench-compare bench-scale bench-packs chaos isolation lint types contracts wheel lowest matrix clean
+.PHONY: help demo test fuzz bench bench-compare bench-scale bench-packs bench-operators chaos isolation lint types contracts wheel lowest matrix clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -38,6 +38,9 @@ bench-scale: $(VENV)/installed-bench ## Measure reads at 100,000 to 10,000,000 r
 
 bench-packs: $(VENV)/installed-bench ## Measure the database over 30 days with and without packs, into docs/ (2 minutes)
 	$(BIN)/python -m benchmarks.scale.days --docs docs
+
+bench-operators: $(VENV)/installed-dev ## Measure the operators' commands on 10,000,000 rows, into docs/ (about 20 minutes, 20 GB)
+	$(BIN)/python -m benchmarks.scale.operators --docs docs
 
 chaos: $(VENV)/installed-dev ## Kill writing processes and servers, and count what it costs, into docs/ (about 12 minutes)
 	$(BIN)/python -m tests.chaos --docs docs/writer.md

@@ -125,8 +125,14 @@ def space(bench: Bench, rows: int) -> dict[str, Any]:
     }
 
 
-def _metadata(first: int, last: int, rows: int) -> str:
-    """Return the SELECT of rows by their numbers.
+def small_traces(first: int, last: int, rows: int) -> tuple[str, str]:
+    """Return the columns and the SELECT of full rows with small bodies, by their numbers."""
+    body = """, '{"content": "small"}'::json"""
+    return f"{_COLUMNS}, request_json, response_json", _metadata(first, last, rows, body * 2)
+
+
+def _metadata(first: int, last: int, rows: int, more: str = "") -> str:
+    """Return the SELECT of rows by their numbers, with the values of more columns.
 
     Each 50th of 1,000 rows is of the same slot. Of three slots, the first holds two runs one after the other, the
     second holds one run, and the third continues its run in the next 1,000 rows.
@@ -159,7 +165,7 @@ def _metadata(first: int, last: int, rows: int) -> str:
         f" WHEN {LARGEST} THEN {agents_of(LARGEST, rows)} WHEN {SECOND} THEN {agents_of(SECOND, rows)}"
         f" ELSE {small_agents} END)::text END AS agent FROM ({of_tenants}) AS of_tenants"
     )
-    return _rows(f"SELECT *, run || '-' || block || '-' || {step} AS step FROM ({of_agents}) AS of_agents", "")
+    return _rows(f"SELECT *, run || '-' || block || '-' || {step} AS step FROM ({of_agents}) AS of_agents", more)
 
 
 def _full(count: int) -> str:

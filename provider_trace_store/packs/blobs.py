@@ -89,6 +89,17 @@ def encoded(kind: FrameKind, content: bytes) -> bytes:
     return content
 
 
+def encoded_length(kind: FrameKind, length: int) -> int:
+    """Return the length of what `encoded` returns.
+
+    Args:
+        kind: the frame's kind.
+        length: the length of its content.
+    """
+    is_decoded = kind in (FrameKind.DECODED_BLOB, FrameKind.DECODED_URL_BLOB)
+    return (length + 2) // 3 * 4 if is_decoded else length
+
+
 def _characters(kind: FrameKind) -> bytes | None:
     return _URL_CHARACTERS if kind is FrameKind.DECODED_URL_BLOB else None
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 from provider_trace_store.packs import zstd
-from provider_trace_store.packs.blobs import FrameKind
+from provider_trace_store.packs.blobs import FrameKind, encoded_length
 from provider_trace_store.packs.builder import DELTA_LEVEL, PackBuilder
 from provider_trace_store.packs.columns import FrameEntry, encoded
 from provider_trace_store.packs.directory import Contents, Directory
 from provider_trace_store.packs.model import BlobPlace, DamagedPackError, Pack, Prefix, TracePlace
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
+
+_DIFFERENT: Final = "a document of the rewritten pack is not the same when it is read back"
 
 
 def without(stored: Pack, trace_ids: Collection[str]) -> Pack | None:
@@ -55,12 +57,13 @@ def _built_anew(directory: Directory, contents: Contents, kept: Sequence[int]) -
     # The traces of one key follow each other, the key first, as in a run.
     keys = {number: _key_of(directory, number) for number in kept}
     builder = PackBuilder()
+    trace_ids = directory.trace_ids
     last = None
     for number in sorted(kept, key=lambda number: (keys[number], number)):
         if keys[number] != last:
             builder.end_run()
             last = keys[number]
-        builder.add(directory.trace_ids[number], contents.documents(number))
+        builder.add(trace_ids[number], contents.documents(number))
     return builder.finish()
 
 
@@ -84,31 +87,72 @@ def _copied(
     for frame in new_numbers:
         entry, part = directory.frame(frame), directory.part(frame)
         compressed, raw_length = stored.data[part.start : part.start + part.length], entry.raw_length
-        prefix = entry.prefix and Prefix(new_numbers[entry.prefix.frame], entry.prefix.start, entry.prefix.length)
+        prefix = _moved_frame(entry, new_numbers).prefix
         if frame in changed:
             text = b"".join(contents.text(number) for number, place in places.items() if place.frame == frame)
             compressed, raw_length = zstd.compress(text, DELTA_LEVEL, contents.prefix(entry)), len(text)
         entries.append(FrameEntry(entry.kind, len(compressed), raw_length, crc32(compressed), prefix))
         data.append(compressed)
-    new_places = [
-        TracePlace(
-            new_numbers[place.frame],
-            place.lengths,
-            tuple(BlobPlace(blob.document, blob.position, new_numbers[blob.frame]) for blob in place.blobs),
-        )
-        for place in places.values()
-    ]
-    trace_ids = [directory.trace_ids[number] for number in kept]
-    pack = Pack(encoded(entries, trace_ids, new_places), b"".join(data), len(kept), 0)
-    return pack._replace(raw_bytes=_compared(pack, contents, kept))
+    new_places = [_moved(place, new_numbers) for place in places.values()]
+    all_ids = directory.trace_ids
+    trace_ids = [all_ids[number] for number in kept]
+    raw_bytes = sum(_raw_bytes(directory, place) for place in places.values())
+    pack = Pack(encoded(entries, trace_ids, new_places), b"".join(data), len(kept), raw_bytes)
+    _compare_frames(pack, stored, directory, {frame: new for frame, new in new_numbers.items() if frame not in changed})
+    _compare_traces(pack, directory, contents, kept, new_numbers, changed)
+    return pack
 
 
-def _compared(pack: Pack, contents: Contents, kept: Sequence[int]) -> int:
-    new_contents = _contents(pack, Directory(pack.directory))
-    raw_bytes = 0
+def _moved(place: TracePlace, new_numbers: Mapping[int, int]) -> TracePlace:
+    blobs = tuple(BlobPlace(blob.document, blob.position, new_numbers[blob.frame]) for blob in place.blobs)
+    return TracePlace(new_numbers[place.frame], place.lengths, blobs)
+
+
+def _moved_frame(frame: FrameEntry, new_numbers: Mapping[int, int]) -> FrameEntry:
+    prefix = frame.prefix and Prefix(new_numbers[frame.prefix.frame], frame.prefix.start, frame.prefix.length)
+    return frame._replace(prefix=prefix)
+
+
+def _raw_bytes(directory: Directory, place: TracePlace) -> int:
+    blobs = (directory.frame(blob.frame) for blob in place.blobs)
+    return sum(length or 0 for length in place.lengths) + sum(encoded_length(b.kind, b.raw_length) for b in blobs)
+
+
+def _compare_frames(pack: Pack, stored: Pack, directory: Directory, copied: Mapping[int, int]) -> None:
+    """Compare each copied frame with what it was copied from, byte for byte."""
+    new_directory = Directory(pack.directory)
+    for old, new in copied.items():
+        part, new_part = directory.part(old), new_directory.part(new)
+        content = stored.data[part.start : part.start + part.length]
+        if crc32(content) != directory.frame(old).checksum:
+            raise DamagedPackError("a frame of the pack is damaged")
+        if content != pack.data[new_part.start : new_part.start + new_part.length]:
+            raise DamagedPackError(_DIFFERENT)
+
+
+def _compare_traces(  # noqa: PLR0913, PLR0917  (two packs, and how they correspond)
+    pack: Pack,
+    directory: Directory,
+    contents: Contents,
+    kept: Sequence[int],
+    new_numbers: Mapping[int, int],
+    changed: Collection[int],
+) -> None:
+    """Compare the documents of changed frames, and the places of the other traces, which are read from equal frames."""
+    new_directory = Directory(pack.directory)
+    new_contents = _contents(pack, new_directory)
+    trace_ids = directory.trace_ids
+    if new_directory.trace_ids != tuple(trace_ids[number] for number in kept):
+        raise DamagedPackError(_DIFFERENT)
     for new_number, number in enumerate(kept):
-        documents = contents.documents(number)
-        if new_contents.documents(new_number) != documents:
-            raise DamagedPackError("a document of the rewritten pack is not the same when it is read back")
-        raw_bytes += sum(len(document or b"") for document in documents)
-    return raw_bytes
+        place, new_place = directory.place(number), new_directory.place(new_number)
+        if place.frame in changed:
+            is_same = new_contents.documents(new_number) == contents.documents(number)
+        else:
+            is_same = (
+                new_place == _moved(place, new_numbers)
+                and new_directory.start(new_number) == directory.start(number)
+                and new_directory.frame(new_place.frame) == _moved_frame(directory.frame(place.frame), new_numbers)
+            )
+        if not is_same:
+            raise DamagedPackError(_DIFFERENT)

@@ -11,7 +11,7 @@ from sqlalchemy.types import NullType
 
 from provider_trace_store.database.names import quoted_table
 from provider_trace_store.errors import InvalidArgumentError
-from provider_trace_store.maintenance.conditions import check_tables
+from provider_trace_store.maintenance.conditions import check_tables, check_writable
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
 from provider_trace_store.maintenance.stored_packs import connected
 from provider_trace_store.maintenance.walk import END, FIRST, Walk, check_order, in_transaction, position_of
@@ -109,6 +109,7 @@ def backfill(  # noqa: PLR0913  (each is an option of the command)
     with Stop() as stop, one_at_a_time(engine), connected(engine) as connection:
         with connection.begin():
             check_tables(connection)
+            check_writable(connection)
             check_order(connection, FULL, quoted_table(connection, FULL.table))
         walk = Walk(
             connection, FULL, since=since or FIRST, until=until or END, organization_id=organization_id, size=_BATCH

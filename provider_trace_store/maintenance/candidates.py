@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import Integer, String, bindparam, func, literal, or_, select, tuple_, type_coerce
 
+from provider_trace_store.maintenance.walk import organizations_of
 from provider_trace_store.packs.format import PACKED_DOCUMENTS
 from provider_trace_store.tables.kinds import FULL
 from provider_trace_store.tables.moments import bound_first, moment_of, parameter
@@ -109,13 +110,8 @@ class Candidates:
     def _organizations(self) -> Iterator[str]:
         if self._organization_id is not None:
             yield self._organization_id
-            return
-        # One look into the index for each organization, where DISTINCT reads the whole index.
-        statement = select(_COLUMNS.organization_id).order_by(_COLUMNS.organization_id).limit(1)
-        found = self._all(statement)
-        while found:
-            yield found[0][0]
-            found = self._all(statement.where(_COLUMNS.organization_id > found[0][0]))
+        else:
+            yield from organizations_of(self._connection, FULL)
 
     def _windows(self, organization_id: str) -> Iterator[list[Head]]:
         dates = [_raw_date(self._dialect), _COLUMNS.id]

@@ -39,9 +39,8 @@ def check_conditions(connection: Connection) -> None:
             version of the package.
     """
     check_tables(connection)
+    check_writable(connection)
     is_sqlite = connection.dialect.name == "sqlite"
-    if connection.scalar(text("PRAGMA query_only") if is_sqlite else _IS_READ_ONLY):
-        raise MaintenanceError("the server or the session is read-only: connect to the primary, as a role that writes")
     # UTF-16 text would be read as other bytes than it is written with.
     if is_sqlite and connection.scalar(text("PRAGMA encoding")) != "UTF-8":
         raise MaintenanceError("the SQLite database is in UTF-16, and packs hold UTF-8: copy it into a new database")
@@ -61,6 +60,17 @@ def check_tables(connection: Connection) -> None:
     schema = connection.schema_for_object(METADATA.table)
     if "pack_id" not in {column["name"] for column in inspector.get_columns(METADATA.table.name, schema=schema)}:
         raise MaintenanceError(f"{METADATA.table.name} has no column pack_id: {_UPGRADE}")
+
+
+def check_writable(connection: Connection) -> None:
+    """Check that the session writes; argument as `check_conditions`.
+
+    Raises:
+        MaintenanceError: the server or the session is read-only.
+    """
+    is_sqlite = connection.dialect.name == "sqlite"
+    if connection.scalar(text("PRAGMA query_only") if is_sqlite else _IS_READ_ONLY):
+        raise MaintenanceError("the server or the session is read-only: connect to the primary, as a role that writes")
 
 
 def _referencing(connection: Connection) -> list[str]:

@@ -10,7 +10,7 @@ from sqlalchemy import delete
 
 from provider_trace_store.database.names import quoted_table
 from provider_trace_store.errors import InvalidArgumentError
-from provider_trace_store.maintenance.conditions import check_tables
+from provider_trace_store.maintenance.conditions import check_tables, check_writable
 from provider_trace_store.maintenance.durations import checked_duration
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
 from provider_trace_store.maintenance.retention import prune_packs
@@ -162,6 +162,7 @@ def prune(  # noqa: PLR0913  (each is an option of the command)
 def _walk(connection: Connection, kind: Kind, cutoff: datetime, organization_id: str | None) -> Walk:
     with connection.begin():
         check_tables(connection)
+        check_writable(connection)
         check_order(connection, kind, quoted_table(connection, kind.table))
     return Walk(connection, kind, since=FIRST, until=cutoff, organization_id=organization_id, size=_BATCH)
 

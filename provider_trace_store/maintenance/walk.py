@@ -170,14 +170,8 @@ class Walk:
         """
         if self._organization_id is not None:
             yield self._organization_id
-            return
-        # One look into the index for each organization, where DISTINCT reads the whole index.
-        column = self._columns.organization_id
-        statement = select(column).order_by(column).limit(1)
-        found = self._one(statement if first is None else statement.where(column >= first), {})
-        while found is not None:
-            yield found[0]
-            found = self._one(statement.where(column > found[0]), {})
+        else:
+            yield from organizations_of(self._connection, self._kind, first)
 
     def batches(self, resume_at: Position | None = None) -> Iterator[Batch]:
         """Yield the batches; the caller changes the rows of each before it asks for the next.
@@ -223,6 +217,27 @@ class Walk:
     def _one(self, statement: Select[Any], values: Mapping[str, Any]) -> Any:  # noqa: ANN401  (a row or None)
         with self._connection.begin():
             return self._connection.execute(statement, values).first()
+
+
+def organizations_of(connection: Connection, kind: Kind, first: str | None = None) -> Iterator[str]:
+    """Yield the organizations of a table, in the order of their index.
+
+    Args:
+        connection: without a transaction; each look-up has one of its own.
+        kind: the table.
+        first: begin with this one; None for the first of the table.
+    """
+    # One look into the index for each organization, where DISTINCT reads the whole index.
+    column = kind.table.c.organization_id
+    statement = select(column).order_by(column).limit(1)
+    next_one = statement if first is None else statement.where(column >= first)
+    while True:
+        with connection.begin():
+            found = connection.scalar(next_one)
+        if found is None:
+            return
+        yield found
+        next_one = statement.where(column > found)
 
 
 def check_order(connection: Connection, kind: Kind, table: str) -> None:

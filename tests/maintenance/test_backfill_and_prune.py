@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +15,13 @@ from sqlalchemy.orm import Session
 
 from provider_trace_store import MaintenanceError, ProviderTraceRepository
 from provider_trace_store.maintenance import backfill, backfilling, prune, pruning, verify_packs
+from provider_trace_store.tables.kinds import FULL
 from tests.support.commands import failure_of, run_on
 from tests.support.constants import ORG
 from tests.support.packed_tables import row_counts, store, store_packed
 from tests.support.paths import ROOT
 from tests.support.traces import a_trace, every_field
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from provider_trace_store import ProviderTrace
@@ -155,3 +159,37 @@ def test_the_commands_of_the_page_run(database: Database) -> None:
     for line in lines:
         done = run_on(database, *shlex.split(line)[1:])
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", ["backfill", "prune"])
+def test_a_killed_command_goes_on(database: Database, command: str) -> None:
+    engine, rows = database.engine(), 5_500
+    store(engine, aged(0, 40))
+    names = [column.name for column in FULL.table.columns]
+    values = ["id || '-' || n" if name == "id" else name for name in names]
+    run_sql(
+        database,
+        f"WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {rows}) "
+        f"INSERT INTO provider_traces ({', '.join(names)}) SELECT {', '.join(values)} FROM provider_traces, numbers",
+    )
+    url = database.url.render_as_string(hide_password=False)
+    arguments = [command, *(("--older-than", "30d") if command == "prune" else ()), "--pause", "60", "--url", url]
+    with subprocess.Popen([sys.executable, "-m", "provider_trace_store", *arguments], cwd=ROOT) as process:
+        before = row_counts(engine)
+        wait_until(lambda: row_counts(engine) != before)
+        assert process.poll() is None
+        process.kill()
+    full, metadata, _ = row_counts(engine)
+    assert 0 < (metadata if command == "backfill" else full) < rows
+
+    def went_on() -> bool:
+        try:
+            _ = backfill(engine) if command == "backfill" else prune(engine, older_than=AGE, table="full")
+        except MaintenanceError:  # the server has not noticed yet that the client is gone
+            return False
+        return True
+
+    wait_until(went_on)
+    assert row_counts(engine) == ((rows + 1, rows + 1, 0) if command == "backfill" else (0, 0, 0))
+    if command == "backfill":
+        assert stored(database, "provider_trace_metadata") == stored(database, "provider_traces")

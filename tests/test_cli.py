@@ -377,7 +377,10 @@ def check_sql_for_postgres(empty_postgres: Database, schema: str | None) -> None
 def test_sql_downgrade_for_sqlite_needs_leave_as_it_cannot_look_for_rows(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'traces.db'}"
     assert "--drop-data" in failure_of(run(*MIGRATE, "downgrade", "head:base", "--sql", url=url))
-    assert "DROP TABLE" in ran(*MIGRATE, "downgrade", "head:base", "--sql", "--drop-data", url=url).stdout
+    downgrade = (*MIGRATE, "downgrade", "head:base", "--sql", "--drop-data")
+    assert "--drop-adopted TABLE" in failure_of(run(*downgrade, url=url))
+    named = [argument for table in OUR_TABLES for argument in ("--drop-adopted", table)]
+    assert "DROP TABLE" in ran(*downgrade, *named, url=url).stdout
 
 
 @pytest.mark.every_server

@@ -17,7 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import create_engine, text
+from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.orm import Session
 
 from provider_trace_store import ProviderTraceRepository
@@ -70,7 +70,7 @@ def run_rounds(source: URL, target: URL, rounds: int, traces: int, seed: int) ->
         seed: of the source of chance.
     """
     chance = random.Random(seed)  # noqa: S311  (a draw that can be repeated)
-    engine = create_engine(source)
+    engine = create_engine(source, poolclass=NullPool)
     fill(engine, traces)
     before = _digests(engine)
     # Reading packed traces must give the same rows: the target gets them as full traces.
@@ -85,7 +85,7 @@ def run_rounds(source: URL, target: URL, rounds: int, traces: int, seed: int) ->
             if command == "export":
                 file.unlink()
             else:
-                _empty(create_engine(target))
+                _empty(create_engine(target, poolclass=NullPool))
             for _ in range(rounds):
                 process = _start(command, file, url, 1_000_000)
                 with suppress(subprocess.TimeoutExpired):
@@ -99,7 +99,7 @@ def run_rounds(source: URL, target: URL, rounds: int, traces: int, seed: int) ->
                     file.unlink()
             if _start(command, file, url, 1_000_000).wait(PATIENCE):
                 raise RuntimeError(f"{command} did not end well")
-    after = _digests(create_engine(target))
+    after = _digests(create_engine(target, poolclass=NullPool))
     missing = len(set(before) - set(after)) + len(set(after) - set(before))
     return len(before), missing, len(after) - len(set(after)), kills
 
@@ -107,14 +107,12 @@ def run_rounds(source: URL, target: URL, rounds: int, traces: int, seed: int) ->
 def _digests(engine: Engine) -> list[tuple[str, str, str]]:
     with engine.connect() as connection:
         found = [(row[0], row[1], row[2]) for row in connection.execute(_DIGEST)]
-    engine.dispose()
     return found
 
 
 def _empty(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("TRUNCATE provider_traces, provider_trace_metadata, provider_trace_packs"))
-    engine.dispose()
 
 
 def _start(command: str, file: Path, url: URL, durable_after: int) -> subprocess.Popen[bytes]:

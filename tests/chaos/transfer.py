@@ -106,8 +106,7 @@ def run_rounds(source: URL, target: URL, rounds: int, traces: int, seed: int) ->
 
 def _digests(engine: Engine) -> list[tuple[str, str, str]]:
     with engine.connect() as connection:
-        found = [(row[0], row[1], row[2]) for row in connection.execute(_DIGEST)]
-    return found
+        return [(row[0], row[1], row[2]) for row in connection.execute(_DIGEST)]
 
 
 def _empty(engine: Engine) -> None:

@@ -46,6 +46,8 @@ class Reader:
     def __init__(self, session: Session, organization_id: str) -> None:
         self._session = session
         self.organization_id = organization_id
+        # Whether the last trace was packed, or nowhere: the next one is looked for in both tables at once.
+        self._was_elsewhere = False
 
     @property
     def connection(self) -> Connection:
@@ -84,9 +86,10 @@ class Reader:
         """Return the whole trace of an id; None if there is none."""
         if text_problem(trace_id):
             return None
-        rows = self._rows(statements.full_by_id(self.dialect), trace_id=trace_id)
-        if rows:
-            return whole_of(rows[0]._asdict())
+        if not self._was_elsewhere:
+            rows = self._rows(statements.full_by_id(self.dialect), trace_id=trace_id)
+            if rows:
+                return whole_of(rows[0]._asdict())
         # This statement reads both tables: unpacking may have moved the trace since the other one.
         return self._one(statements.by_id(self.dialect), trace_id=trace_id)
 
@@ -128,6 +131,7 @@ class Reader:
         missed: list[str] = []
         for _ in range(_TRIES):
             rows = self._rows(statement, **parameters)
+            self._was_elsewhere = all(row.pack_id is not None for row in rows)
             if not rows:
                 return None
             found = _Found()

@@ -305,3 +305,17 @@ async def test_a_run_is_read_with_each_directory_and_each_pack_once(space: Space
     assert len([statement for statement in of_packs if "directory" in statement]) == 1
     # SQLite's driver reads a blob by the number of its row.
     assert len([statement for statement in of_packs if "substr(" in statement or "rowid" in statement]) == 2
+
+
+async def test_after_a_packed_trace_the_next_one_is_looked_for_in_both_tables_at_once(
+    space: Space, statements: list[str]
+) -> None:
+    traces = await filled(space, 4)
+    pack(space, 0, 1)
+    counts, repository = [], space.repository
+    for trace in (traces[0], traces[1], traces[2], traces[3], traces[0]):
+        statements.clear()
+        assert await repository.get(trace.id) == trace
+        rows = [each for each in statements if "request_json" in each]
+        counts.append((len(rows), ["UNION" in each for each in rows].count(True)))
+    assert counts == [(2, 1), (1, 1), (1, 1), (1, 0), (2, 1)]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import LargeBinary, Text, cast, func, literal_column, select
 
-from provider_trace_store.packs.format import PACKED_DOCUMENTS
+from provider_trace_store.packs.format import PACKED_DOCUMENTS, digest
 from provider_trace_store.tables.ids import is_among, lookup_for
 from provider_trace_store.tables.kinds import FULL
 
@@ -78,15 +77,6 @@ def read(
             yield row.id, (documents, b"" if documents is None else digest(documents))
         else:
             yield row.id, (documents, row.stamp)
-
-
-def digest(documents: Documents) -> bytes:
-    """Return a digest of documents; different documents have different ones."""
-    made = blake2b(digest_size=16)
-    for document in documents:
-        made.update(b"-" if document is None else b"%d:" % len(document))
-        made.update(document or b"")
-    return made.digest()
 
 
 def stamp_of_row() -> ColumnElement[str]:

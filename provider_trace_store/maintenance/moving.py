@@ -9,7 +9,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import NullType, Uuid
 
 from provider_trace_store.database.transactions import begin_on_sqlite
-from provider_trace_store.maintenance.bodies import digest, read, stamp_of_row
+from provider_trace_store.maintenance.bodies import read, stamp_of_row
+from provider_trace_store.packs.format import digest
 from provider_trace_store.packs.store import insert_pack, is_stored, new_pack_id
 from provider_trace_store.tables.ids import is_among, lookup_for
 from provider_trace_store.tables.kinds import FULL, METADATA

@@ -12,6 +12,7 @@ from provider_trace_store.packs.blobs import FrameKind
 from provider_trace_store.packs.columns import FrameEntry, encoded
 from provider_trace_store.packs.directory import Directory
 from provider_trace_store.packs.model import BlobPlace, DamagedPackError, Pack, Prefix, TracePlace
+from provider_trace_store.packs.model import digest as digest_of
 from provider_trace_store.packs.sharing import common_prefix, is_mostly_in
 
 if TYPE_CHECKING:
@@ -91,8 +92,7 @@ class PackBuilder:
         self._frames: list[_Frame] = []
         self._trace_ids: list[str] = []
         self._places: list[TracePlace] = []
-        # Python's hash of bytes has 64 bits and a random key: two different documents have the same once in 2**64.
-        self._hashes: list[int] = []
+        self._digests: list[bytes] = []
         self._blobs: dict[bytes, int] = {}
         self._key_frames: list[_Frame] = []
         # The recent keys of the run, the last used one first.
@@ -123,7 +123,7 @@ class PackBuilder:
         Raises:
             PackSupportMissingError: Python has no zstd.
         """
-        self._hashes.append(hash(documents))
+        self._digests.append(digest_of(documents))
         self.traces += 1
         self.raw_bytes += sum(len(document or b"") for document in documents)
         cut, places = self._cut(documents)
@@ -158,7 +158,7 @@ class PackBuilder:
         entries = [frame.entry() for frame in self._frames]
         data = b"".join(frame.compressed or b"" for frame in self._frames)
         pack = Pack(encoded(entries, self._trace_ids, self._places), data, self.traces, self.raw_bytes)
-        _verify(pack, self._trace_ids, self._hashes)
+        _verify(pack, self._trace_ids, self._digests)
         return pack
 
     def _frame_for(self, request: bytes, text: bytes) -> _Frame:
@@ -247,14 +247,14 @@ class PackBuilder:
         return frame.number
 
 
-def _verify(pack: Pack, trace_ids: Sequence[str], hashes: Sequence[int]) -> None:
+def _verify(pack: Pack, trace_ids: Sequence[str], digests: Sequence[bytes]) -> None:
     directory = Directory(pack.directory)
     parts = {part: pack.data[part.start : part.start + part.length] for part in directory.parts_of(trace_ids)}
     read = 0
-    for (trace_id, documents), wanted_id, wanted_hash in zip(
-        directory.documents_of(trace_ids, parts), trace_ids, hashes, strict=True
+    for (trace_id, documents), wanted_id, wanted in zip(
+        directory.documents_of(trace_ids, parts), trace_ids, digests, strict=True
     ):
-        if isinstance(documents, DamagedPackError) or trace_id != wanted_id or hash(documents) != wanted_hash:
+        if isinstance(documents, DamagedPackError) or trace_id != wanted_id or digest_of(documents) != wanted:
             raise DamagedPackError("a document that was packed is not the same when it is read back")
         read += 1
     if read != pack.traces or directory.trace_ids != tuple(trace_ids):

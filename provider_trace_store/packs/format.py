@@ -5,7 +5,7 @@ docs/packs.md describes the bytes.
 
 from provider_trace_store.packs.builder import PackBuilder
 from provider_trace_store.packs.directory import Directory, RecentKeys
-from provider_trace_store.packs.model import PACKED_DOCUMENTS, DamagedPackError, Documents, Pack, Part
+from provider_trace_store.packs.model import PACKED_DOCUMENTS, DamagedPackError, Documents, Pack, Part, digest
 from provider_trace_store.packs.rewrite import without
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "PackBuilder",
     "Part",
     "RecentKeys",
+    "digest",
     "without",
 ]

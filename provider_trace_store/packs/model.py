@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 # The documents of a trace that a pack has, in this order; the other columns are in the trace's row of metadata.
@@ -9,6 +10,19 @@ PACKED_DOCUMENTS: Final = ("request_json", "response_json", "compaction_settings
 
 # The stored text, in UTF-8, of each of `PACKED_DOCUMENTS`; None for a document that the trace does not have.
 Documents = tuple[bytes | None, bytes | None, bytes | None, bytes | None]
+
+
+def digest(documents: Documents) -> bytes:
+    """Return the SHA-256 of a trace's documents: other documents have another one.
+
+    Args:
+        documents: the documents.
+    """
+    made = sha256()
+    for document in documents:
+        made.update(b"-" if document is None else b"%d:" % len(document))
+        made.update(document or b"")
+    return made.digest()
 
 
 class DamagedPackError(ValueError):

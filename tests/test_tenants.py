@@ -388,7 +388,10 @@ async def test_nothing_of_another_organization_appears_changes_or_is_hinted_at(
     tenants: Tenants, method: str, metadata_only: bool, statements: list[str]
 ) -> None:
     client = tenants.client
-    repository = client.repository(organization_id=tenants.ours, metadata_only=metadata_only, actor_id="actor")
+
+    def repository() -> RepositoryClient:
+        # A new one each time: what one has read decides which statement it sends next.
+        return client.repository(organization_id=tenants.ours, metadata_only=metadata_only, actor_id="actor")
 
     async def outcomes(prepare: Callable[[], Awaitable[None]] | None = None) -> list[Any]:
         found = []
@@ -397,7 +400,7 @@ async def test_nothing_of_another_organization_appears_changes_or_is_hinted_at(
         if prepare:
             await prepare()
         before = await tenants.rows(*tenants.others)
-        for call in CASES[method](repository, tenants.another):
+        for call in CASES[method](repository(), tenants.another):
             statements.clear()
             result = await outcome(call)
             found.append((result, [] if method in TAKES_IDS else list(statements)))
@@ -410,7 +413,7 @@ async def test_nothing_of_another_organization_appears_changes_or_is_hinted_at(
     if method in TAKES_IDS:
         assert with_them == await outcomes(tenants.take_over_as_deleted)
         taken = tenants.another.traces[:2] if metadata_only else tenants.another.traces[2:]
-        await assert_only_conflicts(repository, Another(taken), method)
+        await assert_only_conflicts(repository(), Another(taken), method)
     else:
         assert with_them == await outcomes(tenants.remove_the_others)
     secret = tenants.another.texts[1]

@@ -310,14 +310,16 @@ def test_forks_while_threads_submit_leave_nothing_locked(database: Database, tmp
                 writer.submit(a_trace(number), organization_id=ORG)
                 number += 1
 
+        # Made before the forks: pydantic has locks of its own, which a fork can leave locked in the child.
+        traces = [a_trace(child) for child in range(30)]
         threads = [threading.Thread(target=submit, args=(1_000_000 * number,)) for number in (1, 2)]
         for thread in threads:
             thread.start()
-        for child in range(30):
+        for trace in traces:
             pid = os.fork()
             if not pid:
                 signal.alarm(int(PATIENCE) + 60)
-                writer.submit(a_trace(child), organization_id=ORG)
+                writer.submit(trace, organization_id=ORG)
                 os._exit(0 if writer.flush(PATIENCE) else 1)
             assert os.waitpid(pid, 0)[1] == 0
         ends.set()

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from datetime import UTC, datetime
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import Integer, String, bindparam, func, literal, or_, select, tuple_, type_coerce
+from sqlalchemy import Integer, String, bindparam, func, literal, or_, select, tuple_
 
-from provider_trace_store.maintenance.walk import organizations_of
+from provider_trace_store.maintenance.walk import END, FIRST, organizations_of
 from provider_trace_store.packs.format import PACKED_DOCUMENTS
 from provider_trace_store.tables.kinds import FULL
-from provider_trace_store.tables.moments import bound_first, moment_of, parameter
+from provider_trace_store.tables.moments import bound_first, moment_of, parameter, raw_date
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
 
     from sqlalchemy import ColumnElement, Connection, Row, Select
 
@@ -26,9 +26,6 @@ _WINDOW: Final = 10_000
 _RUNS: Final = 100
 # The heads of runs that wait for their group: a run's calls can lie far behind the window.
 _PENDING: Final = 20_000
-# Dates outside of these are "-infinity", "infinity" and others that a driver may not read.
-_FIRST: Final = datetime(1, 1, 2, tzinfo=UTC)
-_END: Final = datetime(9999, 12, 31, tzinfo=UTC)
 
 _COLUMNS: Final = FULL.table.c
 
@@ -81,6 +78,7 @@ class Candidates:
     ) -> None:
         self._connection = connection
         self._dialect = connection.dialect.name
+        self._date = raw_date(_COLUMNS.created_at, self._dialect)
         self._older_than = older_than
         self._idle_since = idle_since
         self._organization_id = organization_id
@@ -114,7 +112,7 @@ class Candidates:
             yield from organizations_of(self._connection, FULL)
 
     def _windows(self, organization_id: str) -> Iterator[list[Head]]:
-        dates = [_raw_date(self._dialect), _COLUMNS.id]
+        dates = [self._date, _COLUMNS.id]
         first = self._heads().where(*self._in_window()).order_by(*dates).limit(_WINDOW)
         position = tuple_(parameter("after", self._dialect), bindparam("after_id", type_=String))
         later = first.where(tuple_(*dates) > position)
@@ -152,10 +150,10 @@ class Candidates:
         statement = self._heads().where(
             _COLUMNS.organization_id == bindparam("organization_id"),
             _COLUMNS.run_id.in_(run_ids),
-            _raw_date(self._dialect) >= parameter("first", self._dialect),
-            _raw_date(self._dialect) < parameter("end", self._dialect),
+            self._date >= parameter("first", self._dialect),
+            self._date < parameter("end", self._dialect),
         )
-        values = {**self._bounds(), "end": bound_first(_END, self._dialect), "organization_id": organization_id}
+        values = {**self._bounds(), "end": bound_first(END, self._dialect), "organization_id": organization_id}
         values.pop("older_than")
         heads: defaultdict[str | None, list[Head]] = defaultdict(list)
         for head in self._readable(self._all(statement, values), is_counted=False):
@@ -192,36 +190,34 @@ class Candidates:
             _COLUMNS.id,
             _COLUMNS.run_id,
             _COLUMNS.agent_id,
-            _raw_date(self._dialect).label("created_at"),
+            self._date.label("created_at"),
             size.label("size"),
         )
 
     def _in_window(self) -> tuple[ColumnElement[bool], ...]:
         return (
             _COLUMNS.organization_id == bindparam("organization_id"),
-            _raw_date(self._dialect) >= parameter("first", self._dialect),
-            _raw_date(self._dialect) < parameter("older_than", self._dialect),
+            self._date >= parameter("first", self._dialect),
+            self._date < parameter("older_than", self._dialect),
         )
 
     def _bounds(self) -> dict[str, Any]:
-        first, older_than = (bound_first(moment, self._dialect) for moment in (_FIRST, self._older_than))
+        first, older_than = (bound_first(moment, self._dialect) for moment in (FIRST, self._older_than))
         return {"first": first, "older_than": older_than}
 
     def _count_undated(self, organization_id: str) -> int:
         statement = select(func.count()).where(
             _COLUMNS.organization_id == organization_id,
-            or_(_COLUMNS.created_at.is_(None), _raw_date(self._dialect) < parameter("first", self._dialect)),
+            or_(
+                _COLUMNS.created_at.is_(None),
+                self._date < parameter("first", self._dialect),
+            ),
         )
-        return int(self._all(statement, {"first": bound_first(_FIRST, self._dialect)})[0][0])
+        return int(self._all(statement, {"first": bound_first(FIRST, self._dialect)})[0][0])
 
     def _all(self, statement: Select[Any], values: dict[str, Any] | None = None) -> Sequence[Row[Any]]:
         with self._connection.begin():
             return self._connection.execute(statement, values or {}).all()
-
-
-def _raw_date(dialect: str) -> ColumnElement[Any]:
-    """Return the date as it is compared in the table: on SQLite it is text, also in a form that is not a date."""
-    return type_coerce(_COLUMNS.created_at, String()) if dialect == "sqlite" else _COLUMNS.created_at
 
 
 def _age(head: Head) -> tuple[datetime, str]:

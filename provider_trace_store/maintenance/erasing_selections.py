@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from sqlalchemy import DateTime, String, Text, and_, bindparam, cast, delete, select, text, tuple_, type_coerce
+from sqlalchemy import DateTime, String, Text, and_, bindparam, cast, delete, select, text, tuple_
 from sqlalchemy.exc import DBAPIError
 
 from provider_trace_store.database.drivers import sqlstate_of
@@ -26,6 +26,7 @@ from provider_trace_store.packs.store import PACKS
 from provider_trace_store.schemas import text_problem
 from provider_trace_store.tables.ids import is_among, lookup_for
 from provider_trace_store.tables.kinds import FULL, METADATA
+from provider_trace_store.tables.moments import raw_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -170,7 +171,7 @@ class _Erasure:
         the page, so that each statement looks at a bounded number of rows.
         """
         columns = kind.table.c
-        moment = type_coerce(columns.created_at, String()) if self._dialect == "sqlite" else columns.created_at
+        moment = raw_date(columns.created_at, self._dialect)
         # As text: a driver does not read "-infinity".
         shown = moment if self._dialect == "sqlite" else cast(columns.created_at, Text)
         after: ColumnElement[Any] = bindparam("after", type_=String)

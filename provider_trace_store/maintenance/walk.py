@@ -7,13 +7,13 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from sqlalchemy import String, and_, bindparam, func, not_, select, text, tuple_, type_coerce
+from sqlalchemy import String, and_, bindparam, func, not_, select, text, tuple_
 from sqlalchemy.exc import DBAPIError
 
 from provider_trace_store.database.drivers import sqlstate_of
 from provider_trace_store.errors import InvalidArgumentError, MaintenanceError
 from provider_trace_store.maintenance.stored_packs import begin
-from provider_trace_store.tables.moments import bound_first, moment_of, parameter
+from provider_trace_store.tables.moments import bound_first, moment_of, parameter, raw_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -128,6 +128,7 @@ class Walk:
         self._organization_id = organization_id
         self._size = size
         self._columns = kind.table.c
+        self._date = raw_date(self._columns.created_at, self._dialect)
 
     def count(self) -> int:
         """Return how many rows are in the range."""
@@ -136,11 +137,10 @@ class Walk:
 
     def undated(self) -> int:
         """Return how many rows have no date, or one that is not readable."""
-        date = self._date()
         limits = {"first": bound_first(FIRST, self._dialect), "end": bound_first(END, self._dialect)}
-        readable = and_(date >= parameter("first", self._dialect), date < parameter("end", self._dialect))
+        readable = and_(self._date >= parameter("first", self._dialect), self._date < parameter("end", self._dialect))
         counted = select(func.count()).select_from(self._kind.table)
-        undated = date.is_(None) | not_(readable)
+        undated = self._date.is_(None) | not_(readable)
         owned = self._columns.organization_id == bindparam("organization_id", type_=String)
         return sum(
             self._one(counted.where(owned, undated), {**limits, "organization_id": each})[0]
@@ -179,10 +179,10 @@ class Walk:
         Args:
             resume_at: begin after this row; None for the first.
         """
-        key = tuple_(self._date(), self._columns.id)
+        key = tuple_(self._date, self._columns.id)
         after = key > tuple_(parameter("after", self._dialect), bindparam("after_id", type_=String))
         upto = key <= tuple_(parameter("upto", self._dialect), bindparam("upto_id", type_=String))
-        pages = select(self._date().label("created_at"), self._columns.id).order_by(self._date(), self._columns.id)
+        pages = select(self._date.label("created_at"), self._columns.id).order_by(self._date, self._columns.id)
         for organization_id in self.organizations(resume_at.organization_id if resume_at else None):
             last = resume_at if resume_at is not None and resume_at.organization_id == organization_id else None
             while True:
@@ -202,17 +202,12 @@ class Walk:
     def _in_range(self) -> tuple[ColumnElement[bool], ...]:
         return (
             self._columns.organization_id == bindparam("organization_id", type_=String),
-            self._date() >= parameter("since", self._dialect),
-            self._date() < parameter("until", self._dialect),
+            self._date >= parameter("since", self._dialect),
+            self._date < parameter("until", self._dialect),
         )
 
     def _values(self, organization_id: str) -> dict[str, Any]:
         return {**self._bounds, "organization_id": organization_id}
-
-    def _date(self) -> ColumnElement[Any]:
-        """Return the date as it is compared in the table: on SQLite it is text, also in a form that is not a date."""
-        column = self._columns.created_at
-        return type_coerce(column, String()) if self._dialect == "sqlite" else column
 
     def _one(self, statement: Select[Any], values: Mapping[str, Any]) -> Any:  # noqa: ANN401  (a row or None)
         with self._connection.begin():

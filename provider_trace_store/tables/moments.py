@@ -101,6 +101,16 @@ def side_of_no_date(value: datetime | str) -> int:
     return (moment > NO_DATE) - (moment < NO_DATE)
 
 
+def raw_date(column: ColumnElement[Any], dialect: str) -> ColumnElement[Any]:
+    """Return a date as it is compared in the table: on SQLite it is text, also in a form that is not a date.
+
+    Args:
+        column: the column.
+        dialect: SQLAlchemy's name of the database.
+    """
+    return type_coerce(column, String()) if dialect == "sqlite" else column
+
+
 def parameter(name: str, dialect: str) -> BindParameter[Any]:
     """Return a parameter that columns of moments are compared with; `bound` and `bound_first` return its values.
 

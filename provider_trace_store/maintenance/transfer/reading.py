@@ -27,7 +27,6 @@ from sqlalchemy import (
     or_,
     select,
     tuple_,
-    type_coerce,
     union_all,
 )
 
@@ -38,7 +37,7 @@ from provider_trace_store.packs.store import documents_of
 from provider_trace_store.schemas import EARLIEST, LATEST
 from provider_trace_store.tables.ids import is_among, lookup_for
 from provider_trace_store.tables.kinds import FULL, METADATA
-from provider_trace_store.tables.moments import bound_first, moment_of, parameter
+from provider_trace_store.tables.moments import bound_first, moment_of, parameter, raw_date
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -130,7 +129,7 @@ class StoredTraces:
         if self._since is not None or self._until is not None:
             return
         for kind in _KINDS:
-            date = _raw_date(kind, self._dialect)
+            date = raw_date(kind.columns["created_at"], self._dialect)
             given, values = [date < parameter("since", self._dialect), date >= parameter("until", self._dialect)], {}
             statement = select(kind.columns["id"]).where(or_(*given))
             if self._organization_id is not None:
@@ -192,7 +191,7 @@ class StoredTraces:
 
     def _heads_of(self, table: int, after: Position | None, *, dated: bool) -> Select[Any]:
         kind = _KINDS[table]
-        date, trace_id = _raw_date(kind, self._dialect), kind.columns["id"]
+        date, trace_id = raw_date(kind.columns["created_at"], self._dialect), kind.columns["id"]
         size: ColumnElement[int] = literal(0, Integer)
         if kind.keeps_bodies and self._dialect == "postgresql":
             size = reduce(add, (func.coalesce(func.pg_column_size(kind.columns[name]), 0) for name in kind.documents))
@@ -239,7 +238,7 @@ class StoredTraces:
                 )
                 # The dates let PostgreSQL leave out the other partitions of a table.
                 if not kind.keeps_bodies and heads[0].created_at is not None:
-                    date = _raw_date(kind, self._dialect)
+                    date = raw_date(kind.columns["created_at"], self._dialect)
                     between = date.between(parameter("low", self._dialect), parameter("high", self._dialect))
                     statement = statement.where(between)
                     parameters |= {"low": heads[0].created_at, "high": heads[-1].created_at}
@@ -256,12 +255,6 @@ class StoredTraces:
             row = found[head.place, head.id, head.created_at]
             reads.append(_read_of(position, row, packed.get(head.id), self._dialect))
         return reads
-
-
-def _raw_date(kind: Kind, dialect: str) -> ColumnElement[Any]:
-    """Return the date as it is compared in the table: on SQLite it is text, also in a form that is not a date."""
-    column = kind.columns["created_at"]
-    return type_coerce(column, String()) if dialect == "sqlite" else column
 
 
 @cache
@@ -283,9 +276,9 @@ def _rows(kind: Kind, dialect: str) -> Select[Any]:
             if is_sqlite:
                 checks += [func.typeof(column), func.json_valid(cast(column, Text))]
         elif name == "created_at":
-            columns.append(_raw_date(kind, dialect).label("raw_date"))
+            columns.append(raw_date(kind.columns["created_at"], dialect).label("raw_date"))
         elif name == _UPDATED and is_sqlite:
-            columns.append(type_coerce(column, String()).label(name))
+            columns.append(raw_date(column, dialect).label(name))
         elif name == _UPDATED:
             readable = and_(column >= EARLIEST, column <= LATEST)
             columns.append(case((readable, column)).label(name))

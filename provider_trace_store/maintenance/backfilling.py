@@ -13,8 +13,8 @@ from provider_trace_store.database.names import quoted_table
 from provider_trace_store.errors import InvalidArgumentError
 from provider_trace_store.maintenance.conditions import check_tables, check_writable
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
-from provider_trace_store.maintenance.stored_packs import connected
-from provider_trace_store.maintenance.walk import END, FIRST, Walk, check_order, in_transaction, position_of
+from provider_trace_store.maintenance.transactions import connected, retried
+from provider_trace_store.maintenance.walk import END, FIRST, Walk, check_order, position_of
 from provider_trace_store.tables.kinds import FULL, METADATA
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def backfill(  # noqa: PLR0913  (each is an option of the command)
         if dry_run:
             return BackfillReport(walk.count(), 0, 0, undated, round(meter.seconds, 3), is_dry_run=True)
         for batch in walk.batches(start):
-            copied += _copy(connection, batch)
+            copied += _copy(connection, batch, stop)
             meter.add(batch.rows, 0, resume_at=batch.end.to_text() if batch.end else None)
             stop.check()
             throttle.wait(batch.rows, stop)
@@ -127,7 +127,7 @@ def backfill(  # noqa: PLR0913  (each is an option of the command)
     return BackfillReport(meter.done, copied, meter.done - copied, undated, round(meter.seconds, 3), is_dry_run=False)
 
 
-def _copy(connection: Connection, batch: Batch) -> int:
+def _copy(connection: Connection, batch: Batch, stop: Stop) -> int:
     """Copy a batch; return how many rows were inserted."""
     full, twin = FULL.table, METADATA.table
     names = [column.name for column in twin.columns if column.name in full.columns]
@@ -151,7 +151,7 @@ def _copy(connection: Connection, batch: Batch) -> int:
         result = connection.execute(counted, batch.values)
         return int(connection.scalar(text("SELECT changes()")) if is_sqlite else result.scalar_one())
 
-    return in_transaction(connection, run)
+    return retried(connection, stop, run)
 
 
 def _wait_for_replicas(connection: Connection, max_lag: float, stop: Stop) -> None:

@@ -9,16 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Connection, Engine, delete, select
 
 from provider_trace_store.errors import MaintenanceError
-from provider_trace_store.maintenance.stored_packs import (
-    UnexpectedCountError,
-    begin,
-    connected,
-    dates_of,
-    delete_pack,
-    point_to,
-    replace,
-    stored_pack,
-)
+from provider_trace_store.maintenance.stored_packs import dates_of, delete_pack, point_to, replace, stored_pack
+from provider_trace_store.maintenance.transactions import UnexpectedCountError, begin, connected
 from provider_trace_store.packs.format import DamagedPackError, Directory, without
 from provider_trace_store.schemas import text_problem
 from provider_trace_store.tables.ids import is_among, lookup_for

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import DateTime, String, Text, and_, bindparam, cast, delete, select, text, tuple_
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import DateTime, String, Text, and_, bindparam, cast, delete, select, tuple_
 
-from provider_trace_store.database.drivers import sqlstate_of
-from provider_trace_store.errors import InvalidArgumentError, MaintenanceError
+from provider_trace_store.errors import InvalidArgumentError
 from provider_trace_store.maintenance.erasing import Eraser
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
-from provider_trace_store.maintenance.stored_packs import (
-    UnexpectedCountError,
-    begin,
-    connected,
-    dates_of,
-    delete_pack,
-    listed,
-    stored_pack,
-)
+from provider_trace_store.maintenance.stored_packs import dates_of, delete_pack, listed, stored_pack
+from provider_trace_store.maintenance.transactions import connected, retried
 from provider_trace_store.packs.format import DamagedPackError, Directory
 from provider_trace_store.packs.store import PACKS
 from provider_trace_store.schemas import text_problem
@@ -37,17 +28,9 @@ if TYPE_CHECKING:
     from provider_trace_store.maintenance.progress import Progress
     from provider_trace_store.tables.kinds import Kind
 
-_Result = TypeVar("_Result")
-
 # The rows that one statement looks at, and those that one transaction deletes.
 _PAGE: Final = 2_000
 _BATCH: Final = 200
-# A transaction that waits for one row keeps the locks of the others: it waits for a short time, and is tried again.
-_LOCK_TIMEOUT: Final = text("SET LOCAL lock_timeout = '200ms'")
-_TRIES: Final = 20
-_BETWEEN_TRIES: Final = 0.5  # seconds
-# PostgreSQL's lock_not_available and deadlock_detected.
-_LOCK_STATES: Final = frozenset({"55P03", "40P01"})
 
 
 @dataclass(frozen=True)
@@ -239,7 +222,7 @@ class _Erasure:
             eraser = Eraser(self._connection, trace_ids, self._organization_id)
             return eraser.run(), eraser.full_rows, eraser.metadata_rows
 
-        report, full_rows, metadata_rows = self._attempted(action)
+        report, full_rows, metadata_rows = retried(self._connection, self._stop, action)
         self._full_rows += full_rows
         self._metadata_rows += metadata_rows
         self._rewritten += report.packs_rewritten
@@ -250,7 +233,7 @@ class _Erasure:
     def _drop_packs(self) -> None:
         """Drop the packs of the organization that have no trace any more, or that are damaged."""
         for row in listed(self._connection, self._organization_id):
-            dropped, deleted = self._attempted(lambda pack_id=row.id: self._drop_pack(pack_id))  # type: ignore[misc]
+            dropped, deleted = retried(self._connection, self._stop, lambda pack_id=row.id: self._drop_pack(pack_id))  # type: ignore[misc]
             self._dropped += dropped
             self._metadata_rows += deleted
             self._after(deleted)
@@ -277,30 +260,6 @@ class _Erasure:
             deleted = self._connection.execute(rows).rowcount
         delete_pack(self._connection, pack_id)
         return 1, deleted
-
-    def _attempted(self, action: Callable[[], _Result]) -> _Result:
-        """Run an action in a transaction; try again where a row is locked by another session."""
-        for _ in range(_TRIES):
-            try:
-                with self._connection.begin():
-                    begin(self._connection)
-                    if self._dialect == "postgresql":
-                        self._connection.execute(_LOCK_TIMEOUT)
-                    return action()
-            except UnexpectedCountError as error:
-                problem = str(error)
-                break
-            except DBAPIError as error:
-                if error.connection_invalidated:
-                    raise
-                # The driver's message can have content.
-                problem = sqlstate_of(error) or type(error.orig).__name__
-                if problem not in _LOCK_STATES:
-                    break
-            self._stop.wait(_BETWEEN_TRIES)
-        raise MaintenanceError(
-            f"a transaction of erase changed nothing: {problem}; the earlier ones stay, run it again"
-        )
 
     def _after(self, traces: int) -> None:
         self._meter.add(traces, 0)

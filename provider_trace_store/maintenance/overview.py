@@ -16,7 +16,7 @@ from provider_trace_store.maintenance import status_postgresql, status_sqlite
 from provider_trace_store.maintenance.index_findings import index_findings
 from provider_trace_store.maintenance.progress import schema_of
 from provider_trace_store.maintenance.status_report import SpoolStatus, StatusReport, TableStatus
-from provider_trace_store.maintenance.stored_packs import connected
+from provider_trace_store.maintenance.transactions import connected
 from provider_trace_store.migrations import current, schema_metadata, scripts_config
 from provider_trace_store.migrations.failures import translated
 from provider_trace_store.migrations.scripts import revisions

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from provider_trace_store.database.drivers import errors_of, sqlite_code, sqlstate_of, write_error
+from provider_trace_store.database.drivers import errors_of, write_error
 from provider_trace_store.errors import (
     PartitionMissingError,
     ProviderTraceRejectedError,
@@ -21,7 +20,7 @@ from provider_trace_store.maintenance.conditions import check_conditions
 from provider_trace_store.maintenance.durations import checked_duration
 from provider_trace_store.maintenance.moving import LeftError, Reason, move
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
-from provider_trace_store.maintenance.stored_packs import connected
+from provider_trace_store.maintenance.transactions import connected, is_lock_failure
 from provider_trace_store.maintenance.vacuum import statement_of_vacuum, vacuum_table
 from provider_trace_store.packs.format import PackBuilder, without
 from provider_trace_store.packs.store import PACKS
@@ -38,9 +37,6 @@ if TYPE_CHECKING:
 _REASONS: Final[tuple[Reason, ...]] = ("changed", "locked", "undated", "unreadable", "refused")
 # How often the rest of a pack is tried after some of its traces were changed or locked.
 _TRIES: Final = 3
-# PostgreSQL's lock_not_available, deadlock_detected and serialization_failure.
-_LOCK_STATES: Final = frozenset({"55P03", "40P01", "40001"})
-_LOCK_CODES: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 # A dry run builds packs of so much text, and estimates the others by them.
 _SAMPLE_BYTES: Final = 64_000_000
 
@@ -287,7 +283,7 @@ class _Packer:
             caught = error
         else:
             return {}
-        if sqlstate_of(caught) in _LOCK_STATES or sqlite_code(caught) in _LOCK_CODES:
+        if is_lock_failure(caught):
             return dict.fromkeys(batch.stamps, "locked")
         failure = self._failure(caught, next(iter(batch.stamps)))
         del caught  # an error tracker that shows local variables must not show it

@@ -14,9 +14,9 @@ from provider_trace_store.maintenance.conditions import check_tables, check_writ
 from provider_trace_store.maintenance.durations import checked_duration
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
 from provider_trace_store.maintenance.retention import prune_packs
-from provider_trace_store.maintenance.stored_packs import connected
+from provider_trace_store.maintenance.transactions import connected, retried
 from provider_trace_store.maintenance.vacuum import vacuum_table
-from provider_trace_store.maintenance.walk import FIRST, Walk, check_order, in_transaction
+from provider_trace_store.maintenance.walk import FIRST, Walk, check_order
 from provider_trace_store.packs.store import PACKS
 from provider_trace_store.tables.kinds import FULL, METADATA
 from provider_trace_store.tables.moments import day_of
@@ -131,7 +131,7 @@ def prune(  # noqa: PLR0913  (each is an option of the command)
                 return PrunedTable(sum(days.values()), walk.count() - sum(days.values()), undated, days)
             meter, deleted = Meter("prune", on_progress, None, unit="rows"), 0
             for batch in walk.batches():
-                deleted += _delete(connection, kind, batch)
+                deleted += _delete(connection, kind, batch, stop)
                 meter.add(batch.rows, 0)
                 stop.check()
                 throttle.wait(batch.rows, stop)
@@ -171,6 +171,6 @@ def _unpacked(kind: Kind) -> list[ColumnElement[bool]]:
     return [METADATA.table.c.pack_id.is_(None)] if kind is METADATA else []
 
 
-def _delete(connection: Connection, kind: Kind, batch: Batch) -> int:
+def _delete(connection: Connection, kind: Kind, batch: Batch, stop: Stop) -> int:
     rows = delete(kind.table).where(batch.condition, *_unpacked(kind))
-    return in_transaction(connection, lambda: connection.execute(rows, batch.values).rowcount)
+    return retried(connection, stop, lambda: connection.execute(rows, batch.values).rowcount)

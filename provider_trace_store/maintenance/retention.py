@@ -14,8 +14,6 @@ from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one
 from provider_trace_store.maintenance.stored_packs import (
     PackFailure,
     attempted,
-    begin,
-    connected,
     contents,
     dates_of,
     delete_pack,
@@ -24,6 +22,7 @@ from provider_trace_store.maintenance.stored_packs import (
     replace,
     stored_pack,
 )
+from provider_trace_store.maintenance.transactions import begin, connected
 from provider_trace_store.packs.format import DamagedPackError, Directory, without
 from provider_trace_store.packs.store import PACKS
 from provider_trace_store.tables.kinds import METADATA

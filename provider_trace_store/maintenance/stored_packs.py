@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from sqlalchemy import delete, select, text, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import DBAPIError
 
 from provider_trace_store.database.drivers import sqlstate_of
-from provider_trace_store.database.transactions import begin_on_sqlite
+from provider_trace_store.maintenance.transactions import UnexpectedCountError
 from provider_trace_store.packs.format import DamagedPackError, Directory, Pack
 from provider_trace_store.packs.store import PACKS, insert_pack, new_pack_id
 from provider_trace_store.tables.ids import is_among, lookup_for
@@ -21,19 +21,11 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from sqlalchemy import ColumnElement, Connection, Engine, Row
+    from sqlalchemy import ColumnElement, Connection, Row
 
 _Result = TypeVar("_Result")
 
 _LISTED: Final = 500
-_LOCK_TIMEOUT: Final = text("SET LOCAL lock_timeout = '5s'")
-
-
-class UnexpectedCountError(Exception):
-    """The database changed another number of rows than there are; the caller rolls back."""
-
-    def __init__(self, what: str, expected: int, changed: int) -> None:
-        super().__init__(f"{what}: {changed} of {expected} rows; look for triggers, rules and row-level security")
 
 
 class DamagedTracesError(DamagedPackError):
@@ -81,18 +73,6 @@ class StoredPack(NamedTuple):
     organization_id: str
     agent_id: str | None
     pack: Pack
-
-
-def connected(engine: Engine) -> Connection:
-    """Return a connection of which each statement sees what other sessions have committed.
-
-    Args:
-        engine: in any isolation level, autocommit among them.
-    """
-    connection = engine.connect()
-    if engine.dialect.name == "postgresql":
-        connection = connection.execution_options(isolation_level="READ COMMITTED")
-    return connection
 
 
 def listed(connection: Connection, organization_id: str | None, *conditions: ColumnElement[bool]) -> Iterator[Row[Any]]:
@@ -157,12 +137,6 @@ def attempted(
         # The driver's message can have content.
         code = sqlstate_of(error) or type(error.orig).__name__
         return PackFailure(pack_id, (), f"the database refused {refused}: {code}")
-
-
-def begin(connection: Connection) -> None:
-    """Begin a transaction that changes packs: SQLite's write lock at once, PostgreSQL's waits for locks limited."""
-    if not begin_on_sqlite(connection, "BEGIN IMMEDIATE") and connection.dialect.name == "postgresql":
-        connection.execute(_LOCK_TIMEOUT)
 
 
 def stored_pack(connection: Connection, pack_id: UUID, *, lock: bool) -> StoredPack | None:

@@ -14,16 +14,14 @@ from provider_trace_store.maintenance.stored_packs import (
     DamagedTracesError,
     PackFailure,
     StoredPack,
-    UnexpectedCountError,
     attempted,
-    begin,
-    connected,
     contents,
     dates_of,
     delete_pack,
     listed,
     stored_pack,
 )
+from provider_trace_store.maintenance.transactions import UnexpectedCountError, begin, connected
 from provider_trace_store.packs.format import PACKED_DOCUMENTS, DamagedPackError, Directory
 from provider_trace_store.tables.ids import is_among, lookup_for
 from provider_trace_store.tables.kinds import FULL, METADATA

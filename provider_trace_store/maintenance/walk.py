@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import json
-import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import String, and_, bindparam, func, not_, select, text, tuple_
-from sqlalchemy.exc import DBAPIError
 
-from provider_trace_store.database.drivers import sqlstate_of
 from provider_trace_store.errors import InvalidArgumentError, MaintenanceError
-from provider_trace_store.maintenance.stored_packs import begin
 from provider_trace_store.tables.moments import bound_first, moment_of, parameter, raw_date
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from sqlalchemy import ColumnElement, Connection, Select
 
     from provider_trace_store.tables.kinds import Kind
 
-_Result = TypeVar("_Result")
-
 # Dates outside of these are "-infinity", "infinity" and others that a driver may not read.
 FIRST: Final = datetime(1, 1, 2, tzinfo=UTC)
 END: Final = datetime(9999, 12, 31, tzinfo=UTC)
-# The states after which the same transaction can succeed: no lock within `lock_timeout`, deadlock, serialization.
-_TRANSIENT: Final = frozenset({"55P03", "40P01", "40001"})
-_TRIES: Final = 20
 # Without an index in the order of the walk, each batch would sort the table.
 _IS_ORDERED: Final = text(
     """
@@ -251,30 +242,3 @@ def check_order(connection: Connection, kind: Kind, table: str) -> None:
             f"{kind.table.name} has no valid index on (organization_id, created_at, id), and each batch would sort the "
             "table: run `provider-trace-store index` first"
         )
-
-
-def in_transaction(connection: Connection, action: Callable[[], _Result]) -> _Result:
-    """Run an action that changes rows in a transaction, again if a lock could not be acquired; return its result.
-
-    Args:
-        connection: without a transaction.
-        action: runs the statements.
-
-    Raises:
-        MaintenanceError: the database refused the change.
-    """
-    code: str | None = None
-    for number in range(_TRIES):
-        try:
-            with connection.begin():
-                begin(connection)
-                return action()
-        except DBAPIError as error:
-            if error.connection_invalidated:
-                raise
-            # The driver's message can have content.
-            code = sqlstate_of(error) or type(error.orig).__name__
-        if code not in _TRANSIENT:
-            break
-        time.sleep(0.05 * number)
-    raise MaintenanceError(f"the database refused a batch: {code}; earlier batches stay, run the command again")

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from provider_trace_store import ProviderTraceRepository
 from provider_trace_store.errors import InvalidArgumentError, MaintenanceError
-from provider_trace_store.maintenance import erase_matching, erasing_selections, verify_packs
+from provider_trace_store.maintenance import erase_matching, erasing_selections, transactions, verify_packs
 from provider_trace_store.tables.kinds import FULL, METADATA
 from tests.support.commands import VARIABLE, run_on
 from tests.support.constants import MOMENT, ORG, PATIENCE, SECRET
@@ -143,8 +143,8 @@ def test_a_pack_without_rows_of_metadata_goes_with_its_tenant(database: Database
 
 
 def test_a_locked_row_is_waited_for(postgres: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(erasing_selections, "_TRIES", 2)
-    monkeypatch.setattr(erasing_selections, "_BETWEEN_TRIES", 0.01)
+    monkeypatch.setattr(transactions, "_TRIES", 2)
+    monkeypatch.setattr(transactions, "_BETWEEN_TRIES", 0.01)
     engine = postgres.engine()
     store(engine, _traces(0))
     with engine.begin() as client:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from provider_trace_store.errors import MaintenanceError
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
-from provider_trace_store.maintenance.stored_packs import connected
+from provider_trace_store.maintenance.transactions import connected
 from provider_trace_store.maintenance.transfer import parquet
 from provider_trace_store.maintenance.transfer.failures import translated
 from provider_trace_store.maintenance.transfer.lines import read_summary, stored_in

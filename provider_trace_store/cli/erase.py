@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from provider_trace_store.cli.migrate import Schema, Url  # noqa: TC001  (typer reads the annotations)
-from provider_trace_store.cli.output import say, say_error
+from provider_trace_store.cli.output import USAGE, say, say_error
 from provider_trace_store.cli.progress import DryRun, Json, Pause, display, run_job
 from provider_trace_store.errors import shown
 from provider_trace_store.maintenance import erase_matching
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from provider_trace_store.maintenance import ErasureReport
 
-_USAGE: Final = 2
 # The ids of damaged traces that are printed without --json.
 _SHOWN: Final = 100
 
@@ -46,10 +45,10 @@ def erase(
     """
     if sum(value is not None for value in (user, agent, run, trace)) > 1:
         say_error("choose one of --user, --agent, --run and --trace")
-        raise typer.Exit(_USAGE)
+        raise typer.Exit(USAGE)
     if not (yes or dry_run or sys.stdin.isatty()):
         say_error("erase asks before it deletes, and standard input is not a terminal: add --yes or --dry-run")
-        raise typer.Exit(_USAGE)
+        raise typer.Exit(USAGE)
 
     def job(engine: Engine) -> None:
         with display() as show:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from provider_trace_store.schemas import ProviderTrace, ProviderTraceMetadata
-
-_INTERRUPTED: Final = 130  # what a shell reports for a command that Ctrl-C ended
 
 Tenant = Annotated[str, typer.Option("--organization", metavar="ORG", help="The organization whose traces are read.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
@@ -97,10 +95,7 @@ def look(
             if problem:
                 raise MaintenanceError(problem)
 
-    try:
-        reporting(run)
-    except KeyboardInterrupt:
-        raise typer.Exit(_INTERRUPTED) from None
+    reporting(run)
 
 
 def trace_of(repository: ProviderTraceRepository, trace_id: str) -> ProviderTrace:

@@ -35,8 +35,8 @@ _OPTIONS: Final = {
     "drop_data=True": "--drop-data",
     "drop_adopted=[TABLE]": "--drop-adopted TABLE",
 }
-_USAGE: Final = 2
 # Exit statuses; docs/commands.md lists them all.
+USAGE: Final = 2
 NEEDS_OPERATOR: Final = 3
 INTERRUPTED: Final = 130  # what a shell reports for a command that Ctrl-C ended
 
@@ -91,7 +91,7 @@ def refuse_misplaced_urls(arguments: list[str]) -> None:
             continue
         if "://" in argument or "password=" in argument or ("@" in argument and before != "--schema"):
             say_error("an argument looks like a part of a database URL: write it as --url 'URL', in quotation marks")
-            sys.exit(_USAGE)
+            sys.exit(USAGE)
 
 
 def say(line: str) -> None:

@@ -85,8 +85,8 @@ def _copied(
     entries: list[FrameEntry] = []
     data: list[bytes] = []
     for frame in new_numbers:
-        entry, part = directory.frame(frame), directory.part(frame)
-        compressed, raw_length = stored.data[part.start : part.start + part.length], entry.raw_length
+        entry = directory.frame(frame)
+        compressed, raw_length = _bytes_of(stored, directory, frame), entry.raw_length
         prefix = _moved_frame(entry, new_numbers).prefix
         if frame in changed:
             text = b"".join(contents.text(number) for number, place in places.items() if place.frame == frame)
@@ -98,8 +98,7 @@ def _copied(
     trace_ids = [all_ids[number] for number in kept]
     raw_bytes = sum(_raw_bytes(directory, place) for place in places.values())
     pack = Pack(encoded(entries, trace_ids, new_places), b"".join(data), len(kept), raw_bytes)
-    _compare_frames(pack, stored, directory, {frame: new for frame, new in new_numbers.items() if frame not in changed})
-    _compare_traces(pack, directory, contents, kept, new_numbers, changed)
+    _compare(pack, stored, directory, contents, kept, new_numbers, changed)
     return pack
 
 
@@ -118,41 +117,44 @@ def _raw_bytes(directory: Directory, place: TracePlace) -> int:
     return sum(length or 0 for length in place.lengths) + sum(encoded_length(b.kind, b.raw_length) for b in blobs)
 
 
-def _compare_frames(pack: Pack, stored: Pack, directory: Directory, copied: Mapping[int, int]) -> None:
-    """Compare each copied frame with what it was copied from, byte for byte."""
-    new_directory = Directory(pack.directory)
-    for old, new in copied.items():
-        part, new_part = directory.part(old), new_directory.part(new)
-        content = stored.data[part.start : part.start + part.length]
-        if crc32(content) != directory.frame(old).checksum:
-            raise DamagedPackError("a frame of the pack is damaged")
-        if content != pack.data[new_part.start : new_part.start + new_part.length]:
-            raise DamagedPackError(_DIFFERENT)
-
-
-def _compare_traces(  # noqa: PLR0913, PLR0917  (two packs, and how they correspond)
+def _compare(  # noqa: PLR0913, PLR0917  (two packs, and how they correspond)
     pack: Pack,
+    stored: Pack,
     directory: Directory,
     contents: Contents,
     kept: Sequence[int],
     new_numbers: Mapping[int, int],
     changed: Collection[int],
 ) -> None:
-    """Compare the documents of changed frames, and the places of the other traces, which are read from equal frames."""
+    """Compare a new pack with the stored one: copied frames byte for byte, and the documents of the changed ones."""
     new_directory = Directory(pack.directory)
-    new_contents = _contents(pack, new_directory)
-    trace_ids = directory.trace_ids
-    if new_directory.trace_ids != tuple(trace_ids[number] for number in kept):
+    all_ids = directory.trace_ids
+    if new_directory.trace_ids != tuple(all_ids[number] for number in kept):
         raise DamagedPackError(_DIFFERENT)
+    for old, new in new_numbers.items():
+        if old in changed:
+            continue
+        frame = directory.frame(old)
+        content = _bytes_of(stored, directory, old)
+        if crc32(content) != frame.checksum:
+            raise DamagedPackError("a frame of the pack is damaged")
+        if content != _bytes_of(pack, new_directory, new) or new_directory.frame(new) != _moved_frame(
+            frame, new_numbers
+        ):
+            raise DamagedPackError(_DIFFERENT)
+    new_contents = _contents(pack, new_directory)
     for new_number, number in enumerate(kept):
-        place, new_place = directory.place(number), new_directory.place(new_number)
+        place = directory.place(number)
         if place.frame in changed:
             is_same = new_contents.documents(new_number) == contents.documents(number)
         else:
-            is_same = (
-                new_place == _moved(place, new_numbers)
-                and new_directory.start(new_number) == directory.start(number)
-                and new_directory.frame(new_place.frame) == _moved_frame(directory.frame(place.frame), new_numbers)
-            )
+            is_same = new_directory.place(new_number) == _moved(place, new_numbers) and new_directory.start(
+                new_number
+            ) == directory.start(number)
         if not is_same:
             raise DamagedPackError(_DIFFERENT)
+
+
+def _bytes_of(pack: Pack, directory: Directory, frame: int) -> bytes:
+    part = directory.part(frame)
+    return pack.data[part.start : part.start + part.length]

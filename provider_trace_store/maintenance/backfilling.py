@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import exists, func, select, text, type_coerce
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.types import NullType
+from sqlalchemy import exists, func, select, text
 
 from provider_trace_store.database.names import quoted_table
 from provider_trace_store.errors import InvalidArgumentError
 from provider_trace_store.maintenance.conditions import check_tables, check_writable
+from provider_trace_store.maintenance.moving import copied_metadata, insert_metadata
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
 from provider_trace_store.maintenance.transactions import connected, retried
 from provider_trace_store.maintenance.walk import END, FIRST, Walk, check_order, position_of
@@ -130,17 +129,12 @@ def backfill(  # noqa: PLR0913  (each is an option of the command)
 def _copy(connection: Connection, batch: Batch, stop: Stop) -> int:
     """Copy a batch; return how many rows were inserted."""
     full, twin = FULL.table, METADATA.table
-    names = [column.name for column in twin.columns if column.name in full.columns]
-    # Without the type, so that no column is read as text, or as a date, on its way.
-    rows = select(*(type_coerce(full.c[name], NullType()) for name in names)).where(
-        batch.condition, ~exists().where(twin.c.id == full.c.id)
-    )
+    rows = copied_metadata().where(batch.condition, ~exists().where(twin.c.id == full.c.id))
     is_sqlite = connection.dialect.name == "sqlite"
     if not is_sqlite:
         # A deletion marks the full row first: it waits for the batch, and then it finds the copy.
         rows = rows.with_for_update(read=True, of=full)
-    insert = (sqlite.insert if is_sqlite else postgresql.insert)(twin).from_select(names, rows)
-    counted: Any = insert.on_conflict_do_nothing()
+    counted = insert_metadata(connection, rows).on_conflict_do_nothing()
     if not is_sqlite:
         inserted = counted.returning(twin.c.id).cte("inserted")
         counted = select(func.count()).select_from(inserted)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from sqlalchemy import Connection
+    from sqlalchemy import ColumnElement, Connection, Select
 
     from provider_trace_store.packs.format import Pack
 
@@ -163,15 +163,12 @@ def _check_twins(connection: Connection, trace_ids: Sequence[str], organization_
 def _insert_metadata(connection: Connection, trace_ids: Sequence[str], organization_id: str, pack_id: Any) -> int:  # noqa: ANN401  (a UUID)
     """Copy the metadata of traces as it is stored; return the number of rows."""
     lookup, parameters = lookup_for(trace_ids, connection.dialect.name)
-    names = [column.name for column in METADATA.table.columns if column.name in FULL.table.columns]
-    # Without the type, so that no column is read as text, or as a date, on its way.
-    copied = [type_coerce(FULL.table.c[name], NullType()) for name in names]
-    rows = select(*copied, literal(pack_id, Uuid)).where(
+    rows = copied_metadata(literal(pack_id, Uuid).label("pack_id")).where(
         is_among(FULL, lookup), FULL.columns["organization_id"] == organization_id
     )
-    make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    insert = make(METADATA.table).from_select([*names, "pack_id"], rows)
-    replaced = {name: insert.excluded[name] for name in [*names, "pack_id"] if name not in _KEY}
+    insert = insert_metadata(connection, rows)
+    names = [column.name for column in rows.selected_columns]
+    replaced = {name: insert.excluded[name] for name in names if name not in _KEY}
     statement = insert.on_conflict_do_update(
         index_elements=["created_at", "id"],
         set_=replaced,
@@ -184,6 +181,29 @@ def _insert_metadata(connection: Connection, trace_ids: Sequence[str], organizat
         is_among(METADATA, lookup), twin.organization_id == organization_id, twin.pack_id == pack_id
     )
     return connection.scalar(stored, parameters) or 0
+
+
+def copied_metadata(*others: ColumnElement[Any]) -> Select[Any]:
+    """Return the statement that selects what a row of metadata has of a full trace, each column as it is stored.
+
+    Args:
+        others: further columns, labelled with their names.
+    """
+    names = [column.name for column in METADATA.table.columns if column.name in FULL.table.columns]
+    # Without the type, so that no column is read as text, or as a date, on its way.
+    columns: list[ColumnElement[Any]] = [type_coerce(FULL.table.c[name], NullType()).label(name) for name in names]
+    return select(*columns, *others)
+
+
+def insert_metadata(connection: Connection, rows: Select[Any]) -> Any:  # noqa: ANN401  (the insert of one of two databases)
+    """Return the statement that inserts rows of metadata, to which the caller adds what happens with a row that exists.
+
+    Args:
+        connection: its database.
+        rows: as `copied_metadata`.
+    """
+    make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    return make(METADATA.table).from_select(rows.selected_columns.keys(), rows)
 
 
 def _all_refused(trace_ids: Sequence[str], message: str) -> LeftError:

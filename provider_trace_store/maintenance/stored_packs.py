@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from provider_trace_store.database.drivers import sqlstate_of
 from provider_trace_store.maintenance.transactions import UnexpectedCountError
 from provider_trace_store.packs.format import DamagedPackError, Directory, Pack
-from provider_trace_store.packs.store import PACKS, insert_pack, new_pack_id
+from provider_trace_store.packs.store import PACKS, insert_pack, is_stored, new_pack_id
 from provider_trace_store.tables.ids import is_among, lookup_for
 from provider_trace_store.tables.kinds import METADATA
 from provider_trace_store.tables.moments import moment_of
@@ -224,7 +224,6 @@ def replace(connection: Connection, stored: StoredPack, smaller: Pack, dates: Ma
         first_created_at=min(moments),
         last_created_at=max(moments),
     )
-    read_back = stored_pack(connection, new, lock=False)
-    if read_back is None or read_back.pack != smaller or set(Directory(smaller.directory).trace_ids) != set(dates):
+    if not is_stored(connection, new, smaller) or set(Directory(smaller.directory).trace_ids) != set(dates):
         raise UnexpectedCountError("storing a pack", 1, 0)
     point_to(connection, stored.pack_id, list(dates), new)

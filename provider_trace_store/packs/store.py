@@ -30,9 +30,9 @@ _RECENT_KEY_BYTES: Final = 8_000_000
 _RECENT_DIRECTORY_BYTES: Final = 2_000_000
 # What `is_stored` compares at a time.
 _COMPARED_BYTES: Final = 2_000_000
-_SIZES: Final = select(PACKS.c.directory, func.length(PACKS.c.data).label("size")).where(
-    PACKS.c.id == bindparam("pack_id")
-)
+_STORED: Final = select(
+    PACKS.c.directory, func.length(PACKS.c.data).label("size"), PACKS.c.traces, PACKS.c.raw_bytes
+).where(PACKS.c.id == bindparam("pack_id"))
 _recent_keys: Final[RecentKeys] = Recent(_RECENT_KEY_BYTES)
 _recent_directories: Final[Recent[Directory]] = Recent(_RECENT_DIRECTORY_BYTES)
 _ROWID: Final = select(literal_column("rowid", Integer)).select_from(PACKS).where(PACKS.c.id == bindparam("pack_id"))
@@ -118,8 +118,9 @@ def is_stored(connection: Connection, pack_id: UUID, pack: Pack) -> bool:
         pack_id: its id.
         pack: the pack.
     """
-    row = connection.execute(_SIZES, {"pack_id": pack_id}).first()
-    if row is None or (bytes(row.directory), row.size) != (pack.directory, len(pack.data)):
+    row = connection.execute(_STORED, {"pack_id": pack_id}).first()
+    expected = pack.directory, len(pack.data), pack.traces, pack.raw_bytes
+    if row is None or (bytes(row.directory), row.size, row.traces, row.raw_bytes) != expected:
         return False
     data = memoryview(pack.data)
     for start in range(0, len(data), _COMPARED_BYTES):

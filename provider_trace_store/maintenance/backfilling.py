@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import exists, func, select, text
 
-from provider_trace_store.database.names import quoted_table
 from provider_trace_store.errors import InvalidArgumentError
-from provider_trace_store.maintenance.conditions import check_tables, check_writable
+from provider_trace_store.maintenance.durations import check_zone
 from provider_trace_store.maintenance.moving import copied_metadata, insert_metadata
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
+from provider_trace_store.maintenance.reports import Report
 from provider_trace_store.maintenance.transactions import connected, retried
-from provider_trace_store.maintenance.walk import END, FIRST, Walk, check_order, position_of
+from provider_trace_store.maintenance.walk import END, FIRST, Walk, check_walk, position_of
 from provider_trace_store.tables.kinds import FULL, METADATA
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _LAG: Final = text("SELECT coalesce(max(extract(epoch FROM replay_lag)), 0) FROM
 
 
 @dataclass(frozen=True)
-class BackfillReport:
+class BackfillReport(Report):
     """What `backfill` did; for a dry run, what it would do.
 
     Args:
@@ -54,10 +54,6 @@ class BackfillReport:
     undated: int
     seconds: float
     is_dry_run: bool
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as values that every JSON writer writes."""
-        return asdict(self)
 
 
 def backfill(  # noqa: PLR0913  (each is an option of the command)
@@ -96,9 +92,8 @@ def backfill(  # noqa: PLR0913  (each is an option of the command)
         MaintenanceError: another command of maintenance runs, an index is missing, or the database refused a batch.
         TableMissingError: one of the tables does not exist.
     """
-    for name, moment in (("since", since), ("until", until)):
-        if moment is not None and moment.utcoffset() is None:
-            raise InvalidArgumentError(name, "must have a time zone")
+    check_zone(since, "since")
+    check_zone(until, "until")
     if max_lag is not None and not max_lag >= 0:
         raise InvalidArgumentError("max_lag", "must be a number of seconds, 0 or more")
     start = None if resume_at is None else position_of(resume_at, engine.dialect.name)
@@ -107,9 +102,7 @@ def backfill(  # noqa: PLR0913  (each is an option of the command)
     copied = 0
     with Stop() as stop, one_at_a_time(engine), connected(engine) as connection:
         with connection.begin():
-            check_tables(connection)
-            check_writable(connection)
-            check_order(connection, FULL, quoted_table(connection, FULL.table))
+            check_walk(connection, FULL)
         walk = Walk(
             connection, FULL, since=since or FIRST, until=until or END, organization_id=organization_id, size=_BATCH
         )

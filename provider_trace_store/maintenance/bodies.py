@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import LargeBinary, Text, cast, func, literal_column, select
 
+from provider_trace_store.maintenance.batches import batches_of
 from provider_trace_store.packs.format import PACKED_DOCUMENTS, digest
 from provider_trace_store.tables.ids import is_among, lookup_for
 from provider_trace_store.tables.kinds import FULL
@@ -49,7 +51,7 @@ def bodies(connection: Connection, heads: Sequence[Head], organization_id: str) 
         organization_id: the organization.
     """
     most = _BATCH_TRACES_ON_SQLITE if connection.dialect.name == "sqlite" else _BATCH_TRACES
-    for batch in _batches(heads, most):
+    for batch in batches_of(heads, attrgetter("size"), rows=most, size=_BATCH_BYTES):
         with connection.begin():
             found = dict(read(connection, [head.trace_id for head in batch], organization_id))
         for head in batch:
@@ -82,19 +84,6 @@ def read(
 def stamp_of_row() -> ColumnElement[str]:
     """Return a column for PostgreSQL that differs between any two versions of any rows of the table."""
     return literal_column("tableoid::text || ' ' || ctid::text || ' ' || xmin::text", Text).label("stamp")
-
-
-def _batches(heads: Sequence[Head], most: int) -> Iterator[list[Head]]:
-    batch: list[Head] = []
-    size = 0
-    for head in heads:
-        if batch and (len(batch) == most or size + head.size > _BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(head)
-        size += head.size
-    if batch:
-        yield batch
 
 
 def _statement(dialect: str) -> Select[Any]:

@@ -1,12 +1,15 @@
-"""Durations as operators write them: `30d`, `12h`, `90m`, `45s`, `0d`."""
+"""Durations as operators write them (`30d`, `12h`, `90m`, `45s`, `0d`), and the moments of a range."""
 
 from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from provider_trace_store.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 _FORM: Final = re.compile(r"([0-9]{1,9})([dhms])", re.ASCII)
 _UNITS: Final = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
@@ -43,3 +46,17 @@ def checked_duration(duration: timedelta, name: str) -> timedelta:
     if not timedelta() <= duration <= _LONGEST:
         raise InvalidArgumentError(name, "must not be negative, and at most a hundred years")
     return duration
+
+
+def check_zone(moment: datetime | None, name: str) -> None:
+    """Check that a moment of a range has a time zone.
+
+    Args:
+        moment: the moment; None for an open range.
+        name: the argument that has it, for the error.
+
+    Raises:
+        InvalidArgumentError: it has none.
+    """
+    if moment is not None and moment.utcoffset() is None:
+        raise InvalidArgumentError(name, "must have a time zone")

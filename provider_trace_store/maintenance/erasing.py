@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, Engine, delete, select
 
 from provider_trace_store.errors import MaintenanceError
+from provider_trace_store.maintenance.reports import Report
 from provider_trace_store.maintenance.stored_packs import dates_of, delete_pack, point_to, replace, stored_pack
 from provider_trace_store.maintenance.transactions import UnexpectedCountError, begin, connected
 from provider_trace_store.packs.format import DamagedPackError, Directory, without
@@ -26,7 +27,7 @@ _PASSES: Final = 10
 
 
 @dataclass(frozen=True)
-class EraseReport:
+class EraseReport(Report):
     """What `erase` did.
 
     Args:
@@ -40,10 +41,6 @@ class EraseReport:
     packs_rewritten: int
     packs_dropped: int
     damaged: tuple[str, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as values that every JSON writer writes."""
-        return asdict(self)
 
 
 def erase(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import DateTime, String, Text, and_, bindparam, cast, delete, select, tuple_
@@ -10,6 +10,7 @@ from sqlalchemy import DateTime, String, Text, and_, bindparam, cast, delete, se
 from provider_trace_store.errors import InvalidArgumentError
 from provider_trace_store.maintenance.erasing import Eraser
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
+from provider_trace_store.maintenance.reports import Report
 from provider_trace_store.maintenance.stored_packs import dates_of, delete_pack, listed, stored_pack
 from provider_trace_store.maintenance.transactions import connected, retried
 from provider_trace_store.packs.format import DamagedPackError, Directory
@@ -34,7 +35,7 @@ _BATCH: Final = 200
 
 
 @dataclass(frozen=True)
-class ErasureReport:
+class ErasureReport(Report):
     """What `erase_matching` did; for a dry run, what it would do. It has counts, and no content.
 
     Args:
@@ -56,10 +57,6 @@ class ErasureReport:
     damaged: tuple[str, ...]
     seconds: float
     is_dry_run: bool
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as values that every JSON writer writes."""
-        return asdict(self)
 
 
 def erase_matching(  # noqa: PLR0913  (each is an option of the command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +15,7 @@ from provider_trace_store.database.drivers import sqlstate_of
 from provider_trace_store.database.names import quoted, quoted_table, without_parameters
 from provider_trace_store.errors import MaintenanceError
 from provider_trace_store.maintenance.progress import Meter, Stop, one_at_a_time, schema_of
+from provider_trace_store.maintenance.reports import Report
 from provider_trace_store.migrations import DEFAULT_LOCK_TIMEOUT, DEFAULT_TRIES, schema_metadata
 from provider_trace_store.migrations.failures import translated
 from provider_trace_store.migrations.index_statements import Steps, statements_for, steps_for
@@ -60,7 +61,7 @@ _LIMITS: Final = text(
 
 
 @dataclass(frozen=True)
-class IndexReport:
+class IndexReport(Report):
     """The result of `build_indexes`.
 
     Args:
@@ -74,10 +75,6 @@ class IndexReport:
     statements: tuple[str, ...]
     seconds: float
     is_dry_run: bool
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as values that every JSON writer writes."""
-        return {**asdict(self), "built": list(self.built), "statements": list(self.statements)}
 
 
 def build_indexes(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from provider_trace_store.database.drivers import errors_of, write_error
 from provider_trace_store.errors import (
@@ -20,6 +20,7 @@ from provider_trace_store.maintenance.conditions import check_conditions
 from provider_trace_store.maintenance.durations import checked_duration
 from provider_trace_store.maintenance.moving import LeftError, Reason, move
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
+from provider_trace_store.maintenance.reports import Report
 from provider_trace_store.maintenance.transactions import connected, is_lock_failure
 from provider_trace_store.maintenance.vacuum import statement_of_vacuum, vacuum_table
 from provider_trace_store.packs.format import PackBuilder, without
@@ -57,7 +58,7 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class PackReport:
+class PackReport(Report):
     """What `pack` did; for a dry run an estimate of what it would do.
 
     Args:
@@ -85,10 +86,6 @@ class PackReport:
     phases: Mapping[str, float] = field(default_factory=dict)
     is_dry_run: bool = False
     space: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as values that every JSON writer writes."""
-        return asdict(self)
 
 
 def pack(  # noqa: PLR0913  (each is an option of the command)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from sqlalchemy import delete
 
-from provider_trace_store.database.names import quoted_table
 from provider_trace_store.errors import InvalidArgumentError
-from provider_trace_store.maintenance.conditions import check_tables, check_writable
 from provider_trace_store.maintenance.durations import checked_duration
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
+from provider_trace_store.maintenance.reports import Report
 from provider_trace_store.maintenance.retention import prune_packs
 from provider_trace_store.maintenance.transactions import connected, retried
 from provider_trace_store.maintenance.vacuum import vacuum_table
-from provider_trace_store.maintenance.walk import FIRST, Walk, check_order
+from provider_trace_store.maintenance.walk import FIRST, Walk, check_walk
 from provider_trace_store.packs.store import PACKS
 from provider_trace_store.tables.kinds import FULL, METADATA
 from provider_trace_store.tables.moments import day_of
@@ -56,7 +55,7 @@ class PrunedTable:
 
 
 @dataclass(frozen=True)
-class RetentionReport:
+class RetentionReport(Report):
     """What `prune` did; for a dry run, what it would do.
 
     Args:
@@ -70,15 +69,6 @@ class RetentionReport:
     packs: PruneReport | None
     metadata: PrunedTable | None
     is_dry_run: bool
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as values that every JSON writer writes."""
-        return {
-            "full": asdict(self.full) if self.full else None,
-            "packs": self.packs.as_json() if self.packs else None,
-            "metadata": asdict(self.metadata) if self.metadata else None,
-            "is_dry_run": self.is_dry_run,
-        }
 
 
 def prune(  # noqa: PLR0913  (each is an option of the command)
@@ -161,9 +151,7 @@ def prune(  # noqa: PLR0913  (each is an option of the command)
 
 def _walk(connection: Connection, kind: Kind, cutoff: datetime, organization_id: str | None) -> Walk:
     with connection.begin():
-        check_tables(connection)
-        check_writable(connection)
-        check_order(connection, kind, quoted_table(connection, kind.table))
+        check_walk(connection, kind)
     return Walk(connection, kind, since=FIRST, until=cutoff, organization_id=organization_id, size=_BATCH)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from sqlalchemy import update
 
 from provider_trace_store.maintenance.durations import checked_duration
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
+from provider_trace_store.maintenance.reports import Report
 from provider_trace_store.maintenance.stored_packs import (
     PackFailure,
     attempted,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PruneReport:
+class PruneReport(Report):
     """What `prune_packs` did; for a dry run, what it would do.
 
     Args:
@@ -58,10 +59,6 @@ class PruneReport:
     failures: tuple[PackFailure, ...]
     seconds: float
     is_dry_run: bool
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as values that every JSON writer writes."""
-        return {**asdict(self), "failures": [failure.as_json() for failure in self.failures]}
 
 
 def prune_packs(  # noqa: PLR0913  (each will be an option of the command)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from provider_trace_store.maintenance.reports import Report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,7 +122,7 @@ class SpoolStatus:
 
 
 @dataclass(frozen=True)
-class StatusReport:
+class StatusReport(Report):
     """The result of `status`.
 
     Args:
@@ -154,15 +156,3 @@ class StatusReport:
     spool: SpoolStatus | None
     needs: tuple[str, ...]
     seconds: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as values that every JSON writer writes; dates have the form of ISO 8601."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401  # any field of the report
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value.isoformat() if hasattr(value, "isoformat") else value

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import DBAPIError
 
 from provider_trace_store.database.drivers import sqlstate_of
+from provider_trace_store.maintenance.reports import Report
 from provider_trace_store.maintenance.transactions import UnexpectedCountError
 from provider_trace_store.packs.format import DamagedPackError, Directory, Pack
 from provider_trace_store.packs.store import PACKS, insert_pack, is_stored, new_pack_id
@@ -41,7 +42,7 @@ class DamagedTracesError(DamagedPackError):
 
 
 @dataclass(frozen=True)
-class PackFailure:
+class PackFailure(Report):
     """A pack that a command left as it was.
 
     Args:
@@ -53,10 +54,6 @@ class PackFailure:
     pack_id: UUID
     trace_ids: tuple[str, ...]
     problem: str
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the failure as values that every JSON writer writes."""
-        return {**asdict(self), "pack_id": str(self.pack_id)}
 
 
 class StoredPack(NamedTuple):

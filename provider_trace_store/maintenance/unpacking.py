@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +10,7 @@ from sqlalchemy import JSON, LargeBinary, Text, bindparam, cast, delete, insert,
 from sqlalchemy.types import NullType
 
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
+from provider_trace_store.maintenance.reports import Report
 from provider_trace_store.maintenance.stored_packs import (
     DamagedTracesError,
     PackFailure,
@@ -40,7 +41,7 @@ _BATCH_BYTES: Final = 4_000_000
 
 
 @dataclass(frozen=True)
-class UnpackReport:
+class UnpackReport(Report):
     """What `unpack` did; for a dry run, what it would do.
 
     Args:
@@ -60,10 +61,6 @@ class UnpackReport:
     failures: tuple[PackFailure, ...]
     seconds: float
     is_dry_run: bool
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as values that every JSON writer writes."""
-        return {**asdict(self), "failures": [failure.as_json() for failure in self.failures]}
 
 
 def unpack(  # noqa: PLR0913  (each is an option of the command)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import func, select
 
 from provider_trace_store.maintenance.progress import Meter, Stop
+from provider_trace_store.maintenance.reports import Report
 from provider_trace_store.maintenance.stored_packs import contents, listed, stored_pack
 from provider_trace_store.packs.format import DamagedPackError, Directory
 from provider_trace_store.packs.store import PACKS
@@ -43,7 +44,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class VerifyReport:
+class VerifyReport(Report):
     """What `verify_packs` found.
 
     Args:
@@ -63,11 +64,6 @@ class VerifyReport:
     problems: int
     findings: tuple[Finding, ...]
     seconds: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as values that every JSON writer writes."""
-        found = [{**asdict(finding), "pack_id": str(finding.pack_id)} for finding in self.findings]
-        return {**asdict(self), "findings": found}
 
 
 def verify_packs(

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import String, and_, bindparam, func, not_, select, text, tuple_
 
+from provider_trace_store.database.names import quoted_table
 from provider_trace_store.errors import InvalidArgumentError, MaintenanceError
+from provider_trace_store.maintenance.conditions import check_tables, check_writable
 from provider_trace_store.tables.moments import bound_first, moment_of, parameter, raw_date
 
 if TYPE_CHECKING:
@@ -226,18 +228,22 @@ def organizations_of(connection: Connection, kind: Kind, first: str | None = Non
         next_one = statement.where(column > found)
 
 
-def check_order(connection: Connection, kind: Kind, table: str) -> None:
-    """Check that an index has the order of the walk; on SQLite the package's migrations made it.
+def check_walk(connection: Connection, kind: Kind) -> None:
+    """Check that rows of a table can be walked and changed; on SQLite the package's migrations made the index.
 
     Args:
         connection: in a transaction.
         kind: the table.
-        table: its name as SQL.
 
     Raises:
-        MaintenanceError: PostgreSQL has no such index.
+        TableMissingError: one of the tables does not exist.
+        MaintenanceError: the session is read-only, or PostgreSQL has no index in the order of the walk.
     """
-    if connection.dialect.name == "postgresql" and not connection.scalar(_IS_ORDERED, {"table": table}):
+    check_tables(connection)
+    check_writable(connection)
+    if connection.dialect.name != "postgresql":
+        return
+    if not connection.scalar(_IS_ORDERED, {"table": quoted_table(connection, kind.table)}):
         raise MaintenanceError(
             f"{kind.table.name} has no valid index on (organization_id, created_at, id), and each batch would sort the "
             "table: run `provider-trace-store index` first"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -12,7 +12,9 @@ from sqlalchemy import text
 from provider_trace_store.database.names import quoted_table
 from provider_trace_store.errors import InvalidArgumentError
 from provider_trace_store.maintenance.conditions import check_tables
+from provider_trace_store.maintenance.durations import check_zone
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle
+from provider_trace_store.maintenance.reports import Report
 from provider_trace_store.maintenance.transfer.failures import translated
 from provider_trace_store.maintenance.transfer.parquet import ParquetSink
 from provider_trace_store.maintenance.transfer.reading import StoredTraces
@@ -42,7 +44,7 @@ _ESTIMATE: Final = text(
 
 
 @dataclass(frozen=True)
-class ExportReport:
+class ExportReport(Report):
     """What `export_traces` wrote.
 
     Args:
@@ -67,10 +69,6 @@ class ExportReport:
     unreadable: int
     unreadable_ids: tuple[str, ...]
     seconds: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as values that every JSON writer writes."""
-        return asdict(self)
 
 
 def export_traces(  # noqa: PLR0913  (each is an option of the command)
@@ -117,9 +115,8 @@ def export_traces(  # noqa: PLR0913  (each is an option of the command)
     kind: Format = format or ("parquet" if path.suffix == ".parquet" else "jsonl")
     if kind not in ("jsonl", "parquet"):
         raise InvalidArgumentError("format", "must be jsonl or parquet")
-    for name, moment in (("since", since), ("until", until)):
-        if moment is not None and moment.utcoffset() is None:
-            raise InvalidArgumentError(name, "must have a time zone")
+    check_zone(since, "since")
+    check_zone(until, "until")
     since, until = (None if moment is None else moment_of(moment) for moment in (since, until))
     throttle = Throttle(rate, pause)
     with translated("export"), Stop() as stop, _connected(engine) as connection, ExitStack() as stack:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import zlib
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy.orm import Session
 
 from provider_trace_store.errors import MaintenanceError
+from provider_trace_store.maintenance.batches import batches_of
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
+from provider_trace_store.maintenance.reports import Report
 from provider_trace_store.maintenance.transactions import connected
 from provider_trace_store.maintenance.transfer import parquet
 from provider_trace_store.maintenance.transfer.failures import translated
@@ -54,7 +56,7 @@ class Rejection:
 
 
 @dataclass(frozen=True)
-class ImportReport:
+class ImportReport(Report):
     """What `import_traces` did.
 
     Args:
@@ -74,10 +76,6 @@ class ImportReport:
     rejections: tuple[Rejection, ...]
     raw_bytes: int
     seconds: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as values that every JSON writer writes."""
-        return asdict(self)
 
 
 def import_traces(
@@ -122,7 +120,8 @@ def import_traces(
             rejections.append(Rejection(trace_id, str(error)))
 
     with translated("import"), Stop() as stop, one_at_a_time(engine), connected(engine) as connection:
-        for batch in _batches(_stored_rows(path)):
+        sources_of_file = _sources(_stored_rows(path))
+        for batch in batches_of(sources_of_file, lambda each: each[1].row.size, rows=MAX_ROWS, size=MAX_BYTES):
             for kind in (FULL, METADATA):
                 if sources := [source for each, source in batch if each is kind]:
                     result = _store(connection, kind, sources, reject)
@@ -159,18 +158,9 @@ def _id_of(refused: Row | Source) -> str:
     return refused.id if isinstance(refused, Source) else refused.trace_id
 
 
-def _batches(stored: Iterable[StoredTrace]) -> Iterator[list[tuple[Kind, Source]]]:
-    batch: list[tuple[Kind, Source]] = []
-    size = 0
+def _sources(stored: Iterable[StoredTrace]) -> Iterator[tuple[Kind, Source]]:
     for number, each in enumerate(stored, start=1):
-        source = source_of(each, f"row {number} of the file")
-        if batch and (len(batch) == MAX_ROWS or size + source.row.size > MAX_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append((each.kind, source))
-        size += source.row.size
-    if batch:
-        yield batch
+        yield each.kind, source_of(each, f"row {number} of the file")
 
 
 def _checked_rows(path: Path) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache, reduce
-from operator import add
+from operator import add, attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import (
@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 
 from provider_trace_store.database.transactions import begin_on_sqlite
+from provider_trace_store.maintenance.batches import batches_of
 from provider_trace_store.maintenance.transfer.stored import StoredTrace
 from provider_trace_store.packs.format import PACKED_DOCUMENTS
 from provider_trace_store.packs.store import documents_of
@@ -104,6 +105,7 @@ class StoredTraces:
     ) -> None:
         self._connection = connection
         self._dialect = connection.dialect.name
+        self._rows = _BATCH_ROWS_ON_SQLITE if self._dialect == "sqlite" else _BATCH_ROWS
         self._organization_id = organization_id
         self._since, self._until = since, until
         self._bounds = {
@@ -165,7 +167,7 @@ class StoredTraces:
         while True:
             with self._snapshot():
                 heads = self._heads(organization_id, after, dated=dated)
-                for batch in self._cut(heads):
+                for batch in batches_of(heads, attrgetter("size"), rows=self._rows, size=_BATCH_BYTES):
                     read = self._read(organization_id, batch)
                     after = read[-1].position
                     yield read
@@ -213,19 +215,6 @@ class StoredTraces:
         last: Any = tuple_(parameter("after", self._dialect), last_id) if dated else last_id
         # The table of metadata may have a row with the date and the id of the last full row.
         return statement.where(key >= last if table > after.table else key > last)
-
-    def _cut(self, heads: Sequence[Row[Any]]) -> Iterator[list[Row[Any]]]:
-        most = _BATCH_ROWS_ON_SQLITE if self._dialect == "sqlite" else _BATCH_ROWS
-        batch: list[Row[Any]] = []
-        size = 0
-        for head in heads:
-            if batch and (len(batch) == most or size + head.size > _BATCH_BYTES):
-                yield batch
-                batch, size = [], 0
-            batch.append(head)
-            size += head.size
-        if batch:
-            yield batch
 
     def _read(self, organization_id: str, heads: Sequence[Row[Any]]) -> list[Read]:
         found: dict[tuple[int, str, Any], Row[Any]] = {}

@@ -3,7 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := binary,sqlite,cli,otel,packs,export
+EXTRAS := binary,sqlite,cli,otel,packs
+# The tests also need pyarrow, which is large.
+TEST_EXTRAS := $(EXTRAS),export
 # Tests run in as many processes as CI has cores; each starts PostgreSQL servers of its own. One that has no tests
 # left takes over the other's. `make test PROCESSES=0` runs them in one, without pytest-xdist.
 PROCESSES ?= 2
@@ -100,7 +102,7 @@ $(VENV)/installed: $(VENV)/created pyproject.toml
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/created pyproject.toml
-	$(BIN)/python -m pip install --quiet --group dev --editable '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --group dev --editable '.[$(TEST_EXTRAS)]'
 	@touch $@ $(VENV)/installed
 
 $(VENV)/installed-bench: $(VENV)/installed-dev pyproject.toml
@@ -109,11 +111,11 @@ $(VENV)/installed-bench: $(VENV)/installed-dev pyproject.toml
 
 .venv-lowest/installed-dev: .venv-lowest/created pyproject.toml tests/lowest.txt
 	$(BIN)/python -m pip --python .venv-lowest/bin/python install --quiet --group test --constraint tests/lowest.txt \
-		--editable '.[$(EXTRAS)]'
+		--editable '.[$(TEST_EXTRAS)]'
 	@touch $@
 
 .venv-3.%/installed-test: .venv-3.%/created pyproject.toml
-	$(BIN)/python -m pip --python .venv-3.$*/bin/python install --quiet --group test --editable '.[$(EXTRAS)]'
+	$(BIN)/python -m pip --python .venv-3.$*/bin/python install --quiet --group test --editable '.[$(TEST_EXTRAS)]'
 	@touch $@
 
 .PRECIOUS: .venv-%/created

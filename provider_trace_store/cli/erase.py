@@ -65,7 +65,7 @@ def erase(
             report = action(dry_run=True) if dry_run or not yes else action(pause=pause)
         if report.is_dry_run and not dry_run:
             typer.echo(_described(report), err=True)
-            if not typer.confirm("Erase them for good?", err=True):
+            if not _is_confirmed():
                 say_error("nothing was erased")
                 raise typer.Exit(1)
             with display() as show:
@@ -75,6 +75,13 @@ def erase(
             raise typer.Exit(1)
 
     run_job(url, schema, job)
+
+
+def _is_confirmed() -> bool:
+    try:
+        return typer.confirm("Erase them for good?", err=True)
+    except typer.Abort:  # Ctrl-C has one exit status in all commands
+        raise KeyboardInterrupt from None
 
 
 def _described(report: ErasureReport) -> str:

@@ -114,8 +114,8 @@ class _Lines:
 
 
 def _figures(progress: Progress) -> str:
-    if progress.unit == "rows":
-        return f"{progress.per_second:.0f} rows/s"
+    if not progress.raw_bytes:  # of a command that reads no document
+        return f"{progress.per_second:.0f} {progress.unit}/s"
     saved = "" if progress.saved_bytes is None else f", {progress.saved_bytes / MB:.1f} MB saved"
     return f"{progress.bytes_per_second / MB:.1f} MB/s{saved}"
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -201,6 +204,35 @@ def test_a_killed_command_goes_on(database: Database) -> None:
         except MaintenanceError:  # The server has not noticed yet that the client is gone.
             assert time.monotonic() < deadline
     assert row_counts(engine) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("answer", "status", "left"), [(b"n\n", 1, 6), (None, 130, 6), (b"y\n", 0, 0)])
+def test_a_terminal_is_asked_before_anything_is_erased(
+    database: Database, answer: bytes | None, status: int, left: int
+) -> None:
+    engine = database.engine()
+    store(engine, _traces(0))
+    command = [sys.executable, "-m", "provider_trace_store", "erase", "--organization", ORG]
+    environment = {**os.environ, VARIABLE: database.url.render_as_string(hide_password=False)}
+    ours, terminal = pty.openpty()
+    with subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment, cwd=ROOT
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        with suppress(OSError):  # Linux reports the end of the process in this way
+            while b"for good?" not in shown:
+                shown += os.read(ours, 4096)
+            if answer is None:
+                process.send_signal(signal.SIGINT)
+            else:
+                os.write(ours, answer)
+            while more := os.read(ours, 4096):
+                shown += more
+    os.close(ours)
+    assert process.returncode == status, shown
+    assert b"would erase 6 full" in shown
+    assert row_counts(engine)[0] == left
 
 
 def test_the_commands_of_the_page_run(postgres: Database) -> None:

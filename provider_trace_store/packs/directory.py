@@ -27,8 +27,8 @@ _FEW_IDS: Final = 4
 _KEPT_BYTES: Final = 16 * 1024 * 1024
 
 
-# By the stored bytes of a key frame: the text that it was compressed against, and its content.
-RecentKeys: TypeAlias = "Recent[tuple[bytes, bytes]]"
+# The contents of key frames, by the bytes that they are read from.
+RecentKeys: TypeAlias = "Recent[bytes]"
 
 
 class Directory:
@@ -324,24 +324,33 @@ class Contents:
         return content
 
     def _read(self, number: int) -> bytes:
-        part, frame = self._directory.part(number), self._directory.frame(number)
-        stored = self._parts[part]
-        if len(stored) != part.length or crc32(stored) != frame.checksum:
-            raise DamagedPackError("a frame of the pack is damaged")
-        prefix = self.prefix(frame)
+        frame = self._directory.frame(number)
         if self._recent is not None and frame.kind is FrameKind.KEYS:
-            return self._recent_key(self._recent, stored, prefix, frame.raw_length)
-        content = zstd.decompress(stored, frame.raw_length, prefix, self._needed.get(number))
+            return self._read_key(self._recent, number, frame)
+        content = zstd.decompress(self._stored(number), frame.raw_length, self.prefix(frame), self._needed.get(number))
         return encoded(frame.kind, content)
 
-    @staticmethod
-    def _recent_key(recent: RecentKeys, stored: bytes, prefix: bytes, raw_length: int) -> bytes:
-        found = recent.find(stored)
-        if found is not None and found[0] == prefix:
-            return found[1]
-        content = zstd.decompress(stored, raw_length, prefix)
-        recent.keep(stored, (prefix, content), len(stored) + len(prefix) + len(content))
+    def _read_key(self, recent: RecentKeys, number: int, frame: FrameEntry) -> bytes:
+        source = self._source(number)
+        content = recent.find(source)
+        if content is None:
+            content = zstd.decompress(self._stored(number), frame.raw_length, self.prefix(frame))
+            recent.keep(source, content, len(source) + len(content))
         return content
+
+    def _stored(self, number: int) -> bytes:
+        part = self._directory.part(number)
+        stored = self._parts[part]
+        if len(stored) != part.length or crc32(stored) != self._directory.frame(number).checksum:
+            raise DamagedPackError("a frame of the pack is damaged")
+        return stored
+
+    def _source(self, number: int) -> bytes:
+        """Return all that decides the content of a frame: its bytes, and those of the frame that has its prefix."""
+        prefix, stored = self._directory.frame(number).prefix, self._stored(number)
+        if prefix is None:
+            return stored
+        return b"%b %d %d %b" % (self._source(prefix.frame), prefix.start, prefix.length, stored)
 
     def prefix(self, frame: FrameEntry) -> bytes:
         """Return the text that a frame was compressed against.

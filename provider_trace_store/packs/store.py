@@ -26,7 +26,7 @@ PACKS: Final = cast("Table", ProviderTracePackRecord.__table__)
 # The most ranges that one statement reads: PostgreSQL's results have at most 1,664 columns.
 _MAX_RANGES: Final = 64
 # What each process keeps of the packs that it read, in bytes.
-_RECENT_KEY_BYTES: Final = 8_000_000
+_RECENT_KEY_BYTES: Final = 12_000_000
 _RECENT_DIRECTORY_BYTES: Final = 2_000_000
 # What `is_stored` compares at a time.
 _COMPARED_BYTES: Final = 2_000_000

@@ -23,8 +23,8 @@ from provider_trace_store.cli.looking import (
     Until,
     User,
     fields_of,
+    filters_of,
     look,
-    moment,
     say_json,
     time_of,
 )
@@ -32,7 +32,6 @@ from provider_trace_store.cli.migrate import Schema, Url  # noqa: TC001  (typer 
 from provider_trace_store.cli.table import Column, Table
 from provider_trace_store.cli.terminal import Screen, one_line
 from provider_trace_store.codec import encode_utf8
-from provider_trace_store.reads.filters import TraceFilters
 from provider_trace_store.schemas import ID_PREFIX
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
+    from provider_trace_store.reads.filters import TraceFilters
     from provider_trace_store.repository import ProviderTraceRepository
     from provider_trace_store.schemas import ProviderTraceMetadata
 
@@ -86,7 +86,7 @@ def list_traces(
 
     Example: provider-trace-store list --organization org-1 --since 2h --call-type agent_step
     """
-    filters = _filters(
+    filters = filters_of(
         since=since,
         until=until,
         run=run,
@@ -136,7 +136,7 @@ def tail(
 
     Example: provider-trace-store tail --organization org-1 --call-type agent_step
     """
-    filters = _filters(run=run, agent=agent, tag=tag, call_type=call_type, source=source, user=user)
+    filters = filters_of(run=run, agent=agent, tag=tag, call_type=call_type, source=source, user=user)
 
     def action(repository: ProviderTraceRepository, session: Session) -> None:
         table = Table(Screen(), _COLUMNS)
@@ -178,7 +178,7 @@ def runs(
 
     Example: provider-trace-store runs --organization org-1 --limit 10
     """
-    filters = _filters(since=since, until=until, agent=agent)
+    filters = filters_of(since=since, until=until, agent=agent)
 
     def action(repository: ProviderTraceRepository, _session: Session) -> None:
         names: dict[str, None] = {}
@@ -281,31 +281,6 @@ def _cells(item: ProviderTraceMetadata) -> list[str]:
     names = (item.call_type, item.agent_id, item.run_id, item.step_id, item.source, item.stored_as)
     shown = [one_line(name or "") for name in names]
     return [time_of(item.created_at), one_line(item.id.removeprefix(ID_PREFIX)), *shown]
-
-
-def _filters(
-    *,
-    since: str | None = None,
-    until: str | None = None,
-    run: str | None = None,
-    step: str | None = None,
-    agent: str | None = None,
-    tag: str | None = None,
-    call_type: str | None = None,
-    source: str | None = None,
-    user: str | None = None,
-) -> TraceFilters:
-    return TraceFilters(
-        since=moment(since),
-        until=moment(until),
-        run_id=run,
-        step_id=step,
-        agent_id=agent,
-        agent_tag=tag,
-        call_type=call_type,
-        source=source,
-        user_id=user,
-    )
 
 
 def _since(filters: TraceFilters, earliest: datetime) -> TraceFilters:

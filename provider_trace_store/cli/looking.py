@@ -16,6 +16,7 @@ from provider_trace_store.database.drivers import sqlstate_of
 from provider_trace_store.errors import InvalidArgumentError, MaintenanceError
 from provider_trace_store.maintenance.durations import parse_duration
 from provider_trace_store.migrations.target import connected, database_url
+from provider_trace_store.reads.filters import TraceFilters
 from provider_trace_store.repository import ProviderTraceRepository
 from provider_trace_store.schemas import ID_PREFIX
 
@@ -69,6 +70,32 @@ Tag = Annotated[str | None, typer.Option("--tag", metavar="TAG", help="Only trac
 CallType = Annotated[str | None, typer.Option("--call-type", metavar="TYPE", help="Only traces of this type.")]
 Source = Annotated[str | None, typer.Option("--source", metavar="NAME", help="Only traces of this service.")]
 User = Annotated[str | None, typer.Option("--user", metavar="ID", help="Only traces of this user.")]
+
+
+def filters_of(
+    *,
+    since: str | None = None,
+    until: str | None = None,
+    run: str | None = None,
+    step: str | None = None,
+    agent: str | None = None,
+    tag: str | None = None,
+    call_type: str | None = None,
+    source: str | None = None,
+    user: str | None = None,
+) -> TraceFilters:
+    """Return the filters of a read; the arguments are the values of the options."""
+    return TraceFilters(
+        since=moment(since),
+        until=moment(until),
+        run_id=run,
+        step_id=step,
+        agent_id=agent,
+        agent_tag=tag,
+        call_type=call_type,
+        source=source,
+        user_id=user,
+    )
 
 
 def look(

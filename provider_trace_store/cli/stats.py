@@ -15,14 +15,13 @@ from provider_trace_store.cli.looking import (
     Tag,
     Tenant,
     Until,
+    filters_of,
     look,
-    moment,
     say_json,
 )
 from provider_trace_store.cli.migrate import Schema, Url  # noqa: TC001  (typer reads the annotations)
 from provider_trace_store.cli.progress import Json  # noqa: TC001  (typer reads the annotations)
 from provider_trace_store.cli.terminal import Screen, one_line
-from provider_trace_store.reads.filters import TraceFilters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,15 +60,7 @@ def stats(
 
     Example: provider-trace-store stats --organization org-1 --since 7d
     """
-    filters = TraceFilters(
-        since=moment(since),
-        until=moment(until),
-        run_id=run,
-        agent_id=agent,
-        agent_tag=tag,
-        call_type=call_type,
-        source=source,
-    )
+    filters = filters_of(since=since, until=until, run=run, agent=agent, tag=tag, call_type=call_type, source=source)
 
     def action(repository: ProviderTraceRepository, _session: Session) -> None:
         days = {day.isoformat(): count for day, count in repository.count_by_day(**filters).items()}

@@ -6,11 +6,11 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import String, and_, bindparam, func, not_, select, text, tuple_
+from sqlalchemy import String, and_, bindparam, func, not_, select, tuple_
 
-from provider_trace_store.database.names import quoted_table
 from provider_trace_store.errors import InvalidArgumentError, MaintenanceError
 from provider_trace_store.maintenance.conditions import check_tables, check_writable
+from provider_trace_store.migrations.indexes import indexed_columns
 from provider_trace_store.tables.moments import bound_first, moment_of, parameter, raw_date
 
 if TYPE_CHECKING:
@@ -24,18 +24,7 @@ if TYPE_CHECKING:
 FIRST: Final = datetime(1, 1, 2, tzinfo=UTC)
 END: Final = datetime(9999, 12, 31, tzinfo=UTC)
 # Without an index in the order of the walk, each batch would sort the table.
-_IS_ORDERED: Final = text(
-    """
-    SELECT EXISTS (
-        SELECT 1 FROM pg_index AS i WHERE i.indrelid = CAST(:table AS regclass) AND i.indisvalid AND i.indpred IS NULL
-            AND i.indnkeyatts >= 3
-            AND (SELECT array_agg(CAST(a.attname AS text) ORDER BY k.n)
-                 FROM unnest(CAST(i.indkey AS int2[])) WITH ORDINALITY AS k (attnum, n)
-                 JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum WHERE k.n <= 3)
-                = ARRAY['organization_id', 'created_at', 'id']
-    )
-    """
-)
+_ORDER: Final = ["organization_id", "created_at", "id"]
 
 
 class Position(NamedTuple):
@@ -243,7 +232,7 @@ def check_walk(connection: Connection, kind: Kind) -> None:
     check_writable(connection)
     if connection.dialect.name != "postgresql":
         return
-    if not connection.scalar(_IS_ORDERED, {"table": quoted_table(connection, kind.table)}):
+    if not any(list(columns[: len(_ORDER)]) == _ORDER for columns in indexed_columns(connection, kind.table)):
         raise MaintenanceError(
             f"{kind.table.name} has no valid index on (organization_id, created_at, id), and each batch would sort the "
             "table: run `provider-trace-store index` first"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 
 ROOT = Path(__file__).parent.parent
+# What is added to a time; where the machine is busy, few calls may measure nothing, or less.
+DIFFERENCES = ("writer-loop", "packs-get")
 
 
 def run(database: Database, *arguments: str, module: str = "benchmarks") -> subprocess.CompletedProcess[str]:
@@ -56,8 +59,9 @@ def test_a_quick_run_measures_every_figure_and_drops_its_database(empty_postgres
     assert [figure["name"] for figure in document["figures"]] == [figure.name for figure in figures()]
     for figure in document["figures"]:
         assert f"{figure['name']}: {figure['title']}" in ran.stdout
-        # What is added to a latency may be nothing: it is taken from calls that each took some time.
-        assert all(list(sample.values())[-1] > 0 for samples in figure["series"].values() for sample in samples)
+        last = [list(sample.values())[-1] for samples in figure["series"].values() for sample in samples]
+        assert all(math.isfinite(value) for value in last), figure["name"]
+        assert figure["name"] in DIFFERENCES or min(last) > 0, figure["name"]
     assert document["effort"]["rounds"] == 1
     assert ("WITHOUT lz4" in ran.stdout) == (document["environment"]["compression"] != "lz4")
     left = {name for name in databases_of(empty_postgres) - before if "bench" in name}

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from array import array
     from collections.abc import Collection, Iterator, Mapping
 
-    from provider_trace_store.packs.recent import Recent
-
 _KINDS: Final = {int(kind): kind for kind in FrameKind}
 
 # For more ids than these, all ids of the directory are decoded once.
@@ -27,8 +25,8 @@ _FEW_IDS: Final = 4
 _KEPT_BYTES: Final = 16 * 1024 * 1024
 
 
-# The contents of key frames, by the bytes that they are read from.
-RecentKeys: TypeAlias = "Recent[bytes]"
+# The contents of key frames, by their numbers.
+Keys: TypeAlias = "dict[int, bytes]"
 
 
 class Directory:
@@ -174,11 +172,12 @@ class Directory:
             starts = self._starts[frame] = dict(zip(numbers, accumulate(lengths, initial=0), strict=False))
         return starts[number]
 
-    def frames_of(self, place: TracePlace) -> Iterator[int]:
+    def frames_of(self, place: TracePlace, keys: Collection[int] = ()) -> Iterator[int]:
         """Yield the numbers of the frames that a trace is read from; one of base64 can come twice.
 
         Args:
             place: the trace's place.
+            keys: the numbers of key frames whose contents are there: what only these are read from is left out.
 
         Raises:
             DamagedPackError: the directory is not what was written.
@@ -187,33 +186,41 @@ class Directory:
         frame: int | None = place.frame
         while frame is not None:
             yield frame
-            prefix = self.frame(frame).prefix
+            prefix = None if frame in keys else self.frame(frame).prefix
             frame = prefix.frame if prefix else None
 
-    def parts_of(self, trace_ids: Collection[str]) -> list[Part]:
+    def key_frames_of(self, trace_ids: Collection[str]) -> set[int]:
+        """Return the numbers of the key frames that some traces are read from; as for `parts_of`."""
+        places = (self.place(number) for _, number in self._known(trace_ids))
+        frames = {frame for place in places for frame in self.frames_of(place)}
+        return {frame for frame in frames if self.frame(frame).kind is FrameKind.KEYS}
+
+    def parts_of(self, trace_ids: Collection[str], keys: Collection[int] = ()) -> list[Part]:
         """Return the parts of the data that some traces are read from, each once, in the order of the data.
 
         Args:
             trace_ids: ids; those that the pack does not have are left out.
+            keys: the numbers of key frames whose contents are there already.
 
         Raises:
             DamagedPackError: the directory is not what was written.
         """
         places = (self.place(number) for _, number in self._known(trace_ids))
-        return [self.part(frame) for frame in sorted({frame for place in places for frame in self.frames_of(place)})]
+        frames = {frame for place in places for frame in self.frames_of(place, keys)}
+        return [self.part(frame) for frame in sorted(frames.difference(keys))]
 
     def documents_of(
-        self, trace_ids: Collection[str], parts: Mapping[Part, bytes], recent: RecentKeys | None = None
+        self, trace_ids: Collection[str], parts: Mapping[Part, bytes], keys: Keys | None = None
     ) -> Iterator[tuple[str, Documents | DamagedPackError]]:
         """Yield the id and the documents of each of some traces that the pack has, or the error for a damaged part.
 
         Args:
             trace_ids: ids; those that the pack does not have are left out, and those that a missing part is needed for.
             parts: the content of each part that `parts_of` returned.
-            recent: the contents of key frames that other calls decompressed.
+            keys: the contents of key frames that are there already; those that are decompressed are added.
         """
         known = self._known(trace_ids)
-        contents = Contents(self, parts, [number for _, number in known] if len(known) <= _FEW_IDS else (), recent)
+        contents = Contents(self, parts, [number for _, number in known] if len(known) <= _FEW_IDS else (), keys)
         for trace_id, number in known:
             try:
                 documents: Documents | DamagedPackError = contents.documents(number)
@@ -231,7 +238,7 @@ class Contents:
         directory: the pack's directory.
         parts: the bytes of the frames.
         wanted: the indexes of the traces that are read, if they are few: frames are decompressed as far as these need.
-        recent: the contents of key frames that others decompressed.
+        keys: the contents of key frames that are there already; those that are decompressed are added.
     """
 
     def __init__(
@@ -239,11 +246,11 @@ class Contents:
         directory: Directory,
         parts: Mapping[Part, bytes],
         wanted: Collection[int] = (),
-        recent: RecentKeys | None = None,
+        keys: Keys | None = None,
     ) -> None:
         self._directory = directory
         self._parts = parts
-        self._recent = recent
+        self._keys = keys
         self._contents: dict[int, bytes | DamagedPackError] = {}
         self._kept_bytes = 0
         # How far each frame is decompressed, where that is not to its end.
@@ -325,18 +332,13 @@ class Contents:
 
     def _read(self, number: int) -> bytes:
         frame = self._directory.frame(number)
-        if self._recent is not None and frame.kind is FrameKind.KEYS:
-            return self._read_key(self._recent, number, frame)
-        content = zstd.decompress(self._stored(number), frame.raw_length, self.prefix(frame), self._needed.get(number))
-        return encoded(frame.kind, content)
-
-    def _read_key(self, recent: RecentKeys, number: int, frame: FrameEntry) -> bytes:
-        source = self._source(number)
-        content = recent.find(source)
-        if content is None:
-            content = zstd.decompress(self._stored(number), frame.raw_length, self.prefix(frame))
-            recent.keep(source, content, len(source) + len(content))
-        return content
+        if self._keys is None or frame.kind is not FrameKind.KEYS:
+            needed = self._needed.get(number)
+            content = zstd.decompress(self._stored(number), frame.raw_length, self.prefix(frame), needed)
+            return encoded(frame.kind, content)
+        if number not in self._keys:
+            self._keys[number] = zstd.decompress(self._stored(number), frame.raw_length, self.prefix(frame))
+        return self._keys[number]
 
     def _stored(self, number: int) -> bytes:
         part = self._directory.part(number)
@@ -344,13 +346,6 @@ class Contents:
         if len(stored) != part.length or crc32(stored) != self._directory.frame(number).checksum:
             raise DamagedPackError("a frame of the pack is damaged")
         return stored
-
-    def _source(self, number: int) -> bytes:
-        """Return all that decides the content of a frame: its bytes, and those of the frame that has its prefix."""
-        prefix, stored = self._directory.frame(number).prefix, self._stored(number)
-        if prefix is None:
-            return stored
-        return b"%b %d %d %b" % (self._source(prefix.frame), prefix.start, prefix.length, stored)
 
     def prefix(self, frame: FrameEntry) -> bytes:
         """Return the text that a frame was compressed against.

@@ -4,7 +4,7 @@ docs/packs.md describes the bytes.
 """
 
 from provider_trace_store.packs.builder import PackBuilder
-from provider_trace_store.packs.directory import Directory, RecentKeys
+from provider_trace_store.packs.directory import Directory
 from provider_trace_store.packs.model import PACKED_DOCUMENTS, DamagedPackError, Documents, Pack, Part, digest
 from provider_trace_store.packs.rewrite import without
 
@@ -16,7 +16,6 @@ __all__ = [
     "Pack",
     "PackBuilder",
     "Part",
-    "RecentKeys",
     "digest",
     "without",
 ]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+_K = TypeVar("_K", bound="Hashable")
 _T = TypeVar("_T")
 
 
-class Recent(Generic[_T]):
-    """Values that were made from bytes lately, by these bytes, so no value can be out of date.
+class Recent(Generic[_K, _T]):
+    """Values that were used lately, by what decides them.
 
     It never waits: while another thread uses it, nothing is found, and nothing is kept. A fork at such a moment leaves
     the child without it.
@@ -22,45 +26,45 @@ class Recent(Generic[_T]):
         self._limit = limit
         self._size = 0
         # The one that was used last comes last.
-        self._values: dict[bytes, tuple[_T, int]] = {}
+        self._values: dict[_K, tuple[_T, int]] = {}
         self._lock = threading.Lock()
 
-    def find(self, source: bytes) -> _T | None:
-        """Return the value that was made from bytes, or None.
+    def find(self, key: _K) -> _T | None:
+        """Return the value of a key, or None.
 
         Args:
-            source: the bytes.
+            key: what decides the value: one key never has another value.
         """
         if not self._lock.acquire(blocking=False):
             return None
         try:
-            found = self._values.pop(source, None)
+            found = self._values.pop(key, None)
             if found is None:
                 return None
-            self._values[source] = found
+            self._values[key] = found
             return found[0]
         finally:
             self._lock.release()
 
-    def keep(self, source: bytes, value: _T, size: int) -> None:
+    def keep(self, key: _K, value: _T, size: int) -> None:
         """Keep a value, and drop those that were used longest ago if they take too much.
 
         Args:
-            source: the bytes that it was made from.
+            key: what decides the value.
             value: the value.
-            size: the bytes that it takes, with its source; a value above the limit is not kept.
+            size: the bytes that it takes; a value above the limit is not kept.
         """
         if size > self._limit or not self._lock.acquire(blocking=False):
             return
         try:
-            self._drop(source)
-            self._values[source] = value, size
+            self._drop(key)
+            self._values[key] = value, size
             self._size += size
             while self._size > self._limit:
                 self._drop(next(iter(self._values)))
         finally:
             self._lock.release()
 
-    def _drop(self, source: bytes) -> None:
-        dropped = self._values.pop(source, None)
+    def _drop(self, key: _K) -> None:
+        dropped = self._values.pop(key, None)
         self._size -= dropped[1] if dropped else 0

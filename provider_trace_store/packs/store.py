@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Integer, LargeBinary, bindparam, func, insert, literal_column, select
 from uuid_utils import uuid7
 
-from provider_trace_store.packs.format import DamagedPackError, Directory, Part, RecentKeys
+from provider_trace_store.packs.format import DamagedPackError, Directory, Part
 from provider_trace_store.packs.recent import Recent
 from provider_trace_store.tables.models import ProviderTracePackRecord
 
@@ -33,8 +33,10 @@ _COMPARED_BYTES: Final = 2_000_000
 _STORED: Final = select(
     PACKS.c.directory, func.length(PACKS.c.data).label("size"), PACKS.c.traces, PACKS.c.raw_bytes
 ).where(PACKS.c.id == bindparam("pack_id"))
-_recent_keys: Final[RecentKeys] = Recent(_RECENT_KEY_BYTES)
-_recent_directories: Final[Recent[Directory]] = Recent(_RECENT_DIRECTORY_BYTES)
+# A pack is never changed: its id decides what is read from it.
+_recent_keys: Final[Recent[tuple[UUID, int], bytes]] = Recent(_RECENT_KEY_BYTES)
+_recent_directories: Final[Recent[UUID, Directory]] = Recent(_RECENT_DIRECTORY_BYTES)
+_DIRECTORIES: Final = select(PACKS.c.id, PACKS.c.directory).where(PACKS.c.id.in_(bindparam("pack_ids", expanding=True)))
 _ROWID: Final = select(literal_column("rowid", Integer)).select_from(PACKS).where(PACKS.c.id == bindparam("pack_id"))
 
 
@@ -44,9 +46,7 @@ def new_pack_id() -> UUID:
 
 
 def documents_of(
-    connection: Connection,
-    wanted: Mapping[UUID, Collection[str]],
-    directories: Mapping[UUID, bytes] | None = None,
+    connection: Connection, wanted: Mapping[UUID, Collection[str]], *, use_recent: bool = False
 ) -> dict[str, Documents | DamagedPackError]:
     """Return the documents of packed traces by their ids, or the error for one whose part of a pack is damaged.
 
@@ -56,33 +56,45 @@ def documents_of(
     Args:
         connection: the connection to the database that has the packs.
         wanted: the ids of the wanted traces of each pack.
-        directories: the directories that the caller has read already; the others are read here, in one statement.
+        use_recent: whether what this process read lately is not read again; otherwise all is read as it is stored now.
     """
-    stored = dict(directories or {})
-    if missing := [pack_id for pack_id in wanted if pack_id not in stored]:
-        of_missing = select(PACKS.c.id, PACKS.c.directory).where(PACKS.c.id.in_(missing))
-        stored |= {row.id: row.directory for row in connection.execute(of_missing)}
+    directories = {pack_id: _recent_directories.find(pack_id) for pack_id in wanted} if use_recent else {}
+    missing = [pack_id for pack_id in wanted if not directories.get(pack_id)]
+    stored: dict[UUID, bytes] = {}
+    if missing:
+        rows = connection.execute(_DIRECTORIES, {"pack_ids": missing})
+        stored = {row.id: row.directory for row in rows}
     found: dict[str, Documents | DamagedPackError] = {}
     for pack_id, trace_ids in wanted.items():
-        if pack_id not in stored:
-            continue
+        directory = directories.get(pack_id)
         try:
-            directory = _directory(stored[pack_id])
-            parts = _read(connection, pack_id, directory.parts_of(trace_ids))
-            if parts is not None:
-                found.update(directory.documents_of(trace_ids, parts, _recent_keys))
+            if directory is None and pack_id in stored:
+                directory = Directory(stored[pack_id])
+                if use_recent:
+                    # Its numbers and ids take about eight times its stored bytes.
+                    _recent_directories.keep(pack_id, directory, 8 * len(stored[pack_id]))
+            if directory is not None:
+                found |= _documents(connection, pack_id, directory, trace_ids, use_recent=use_recent)
         except DamagedPackError as error:
             found |= dict.fromkeys(trace_ids, error)
     return found
 
 
-def _directory(stored: bytes) -> Directory:
-    directory = _recent_directories.find(stored)
-    if directory is None:
-        directory = Directory(stored)
-        # Its numbers and ids take about eight times its stored bytes.
-        _recent_directories.keep(stored, directory, 9 * len(stored))
-    return directory
+def _documents(
+    connection: Connection, pack_id: UUID, directory: Directory, trace_ids: Collection[str], *, use_recent: bool
+) -> dict[str, Documents | DamagedPackError]:
+    keys: dict[int, bytes] = {}
+    if use_recent:
+        frames = ((frame, _recent_keys.find((pack_id, frame))) for frame in directory.key_frames_of(trace_ids))
+        keys = {frame: content for frame, content in frames if content is not None}
+    known = set(keys)
+    parts = _read(connection, pack_id, directory.parts_of(trace_ids, keys))
+    if parts is None:
+        return {}
+    found = dict(directory.documents_of(trace_ids, parts, keys if use_recent else None))
+    for frame in keys.keys() - known:
+        _recent_keys.keep((pack_id, frame), keys[frame], len(keys[frame]))
+    return found
 
 
 def insert_pack(  # noqa: PLR0913  (one argument for each column)

@@ -176,10 +176,9 @@ class Reader:
         """
         full: set[str] = set()
         packed: dict[str, tuple[UUID, dict[str, Any]]] = {}
-        directories: dict[UUID, bytes] = {}
         for row in rows:
             values = row._asdict()
-            trace_id, pack_id, directory = values["id"], values.pop("pack_id"), values.pop("directory", None)
+            trace_id, pack_id = values["id"], values.pop("pack_id")
             # Keeps the place of a packed trace in the order.
             found.traces.setdefault(trace_id, None)
             if pack_id is None:
@@ -187,14 +186,12 @@ class Reader:
                 found.add(trace_id, values)
                 continue
             packed[trace_id] = pack_id, values
-            if directory is not None:
-                directories[pack_id] = directory
         wanted: dict[UUID, list[str]] = {}
         for trace_id, (pack_id, _) in packed.items():
             # Of a trace in both tables, the full row counts.
             if trace_id not in full:
                 wanted.setdefault(pack_id, []).append(trace_id)
-        documents = store.documents_of(self.connection, wanted, directories) if wanted else {}
+        documents = store.documents_of(self.connection, wanted, use_recent=True) if wanted else {}
         for trace_id, texts in documents.items():
             if isinstance(texts, DamagedPackError):
                 found.unreadable.append(TraceDecodingError(trace_id, _PACK))

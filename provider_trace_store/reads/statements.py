@@ -7,10 +7,9 @@ moves a trace in one transaction, so each statement finds it in one place or the
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
-    LargeBinary,
     String,
     Text,
     Uuid,
@@ -27,7 +26,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import NullType
 
-from provider_trace_store.packs.store import PACKS
 from provider_trace_store.tables.ids import is_among
 from provider_trace_store.tables.kinds import FULL, KINDS, METADATA
 from provider_trace_store.tables.moments import UtcDateTime
@@ -40,8 +38,6 @@ if TYPE_CHECKING:
 
     from provider_trace_store.tables.ids import Lookup
     from provider_trace_store.tables.kinds import Kind
-
-_IS_OF_PACK: Final = PACKS.c.id == METADATA.columns["pack_id"]
 
 # Each statement is built once, and selects columns rather than mapped objects: to build a statement of twenty columns,
 # or to load an object with the ORM, takes as long as the server needs for the statement.
@@ -61,7 +57,7 @@ def full_by_id(dialect: str) -> Select[Any]:
 
 @cache
 def by_id(dialect: str) -> Select[Any]:
-    """Return the statement that selects the whole trace of `:trace_id`, and the `directory` of its pack.
+    """Return the statement that selects the whole trace of `:trace_id`.
 
     The values of this statement, and of the others here, come as the driver returns them: see `unconverted`. Each
     statement of whole traces also selects `pack_id`, which is None for a row of `provider_traces`; the documents of a
@@ -70,11 +66,9 @@ def by_id(dialect: str) -> Select[Any]:
     Args:
         dialect: SQLAlchemy's name of the database.
     """
-    full = _whole(dialect).add_columns(cast(null(), LargeBinary).label("directory"))
-    packed = _packed(dialect).add_columns(PACKS.c.directory).outerjoin_from(METADATA.table, PACKS, _IS_OF_PACK)
     return _both(
-        full.where(FULL.columns["id"] == bindparam("trace_id")),
-        _newest(packed.where(METADATA.columns["id"] == bindparam("trace_id")), METADATA),
+        _whole(dialect).where(FULL.columns["id"] == bindparam("trace_id")),
+        _newest(_packed(dialect).where(METADATA.columns["id"] == bindparam("trace_id")), METADATA),
     )
 
 

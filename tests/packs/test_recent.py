@@ -1,4 +1,4 @@
-"""What reads of packs keep: the values of the same bytes, within a limit."""
+"""What reads of packs keep: the values that were used last, within a limit."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from provider_trace_store.packs.recent import Recent
 
 
 def test_what_was_used_longest_ago_is_dropped() -> None:
-    recent: Recent[str] = Recent(100)
+    recent: Recent[object, str] = Recent(100)
     recent.keep(b"first", "one", 40)
     recent.keep(b"second", "two", 40)
     assert recent.find(b"first") == "one"
@@ -25,7 +25,7 @@ def test_what_was_used_longest_ago_is_dropped() -> None:
 
 
 def test_a_thread_that_meets_another_one_does_not_wait() -> None:
-    recent: Recent[str] = Recent(100)
+    recent: Recent[object, str] = Recent(100)
     recent.keep(b"kept", "value", 10)
     found: list[str | None] = []
 
@@ -38,7 +38,7 @@ def test_a_thread_that_meets_another_one_does_not_wait() -> None:
             thread.join(60)
             return hash(b"other")
 
-    assert recent.find(Holding()) is None  # type: ignore[arg-type]
+    assert recent.find(Holding()) is None
     assert found == [None]
     assert recent.find(b"kept") == "value"
 

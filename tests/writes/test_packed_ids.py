@@ -112,9 +112,12 @@ async def test_a_deleted_packed_trace_is_a_conflict(client: Client, database: Da
 async def test_a_damaged_pack_never_counts_as_the_same(client: Client, database: Database) -> None:
     traces = a_batch(1)
     store_packed(database.engine(), traces)
+    repository = client.repository(organization_id=ORG)
+    # What this leaves in memory is not what is stored.
+    assert await repository.get(traces[0].id) is not None
+    await client.commit()
     with database.engine().begin() as connection:
         connection.execute(PACKS.update().values(data=b"damaged"))
-    repository = client.repository(organization_id=ORG)
     with pytest.raises(ProviderTraceConflictError):
         await repository.create(traces[0])
     await client.commit()

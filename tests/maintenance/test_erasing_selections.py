@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import suppress
 from datetime import timedelta
+from select import select as until_readable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -206,6 +207,18 @@ def test_a_killed_command_goes_on(database: Database) -> None:
     assert row_counts(engine) == (0, 0, 0)
 
 
+def _read(terminal: int, until: bytes | None = None) -> bytes:
+    """Return what a process shows, up to a text or to its end."""
+    shown = b""
+    with suppress(OSError):  # Linux reports the end of the process in this way
+        while until is None or until not in shown:
+            assert until_readable([terminal], [], [], PATIENCE)[0], shown
+            if not (more := os.read(terminal, 4096)):
+                break
+            shown += more
+    return shown
+
+
 @pytest.mark.parametrize(("answer", "status", "left"), [(b"n\n", 1, 6), (None, 130, 6), (b"y\n", 0, 0)])
 def test_a_terminal_is_asked_before_anything_is_erased(
     database: Database, answer: bytes | None, status: int, left: int
@@ -218,17 +231,20 @@ def test_a_terminal_is_asked_before_anything_is_erased(
     with subprocess.Popen(
         command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment, cwd=ROOT
     ) as process:
-        os.close(terminal)
-        shown = b""
-        with suppress(OSError):  # Linux reports the end of the process in this way
-            while b"for good?" not in shown:
-                shown += os.read(ours, 4096)
+        try:
+            os.close(terminal)
+            shown = _read(ours, until=b"for good?")
             if answer is None:
                 process.send_signal(signal.SIGINT)
+                # Python does not notice a signal that comes just before it begins to wait for a line.
+                while not until_readable([ours], [], [], 5)[0]:
+                    process.send_signal(signal.SIGINT)
             else:
                 os.write(ours, answer)
-            while more := os.read(ours, 4096):
-                shown += more
+            shown += _read(ours)
+        except BaseException:
+            process.kill()  # otherwise it would wait for an answer, and the test for it
+            raise
     os.close(ours)
     assert process.returncode == status, shown
     assert b"would erase 6 full" in shown

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 # zstd reads frames with windows of up to 128 MB without being told to.
 _MAX_WINDOW_LOG: Final = 27
 _MIN_WINDOW_LOG: Final = 10
+# Of a longer prefix, zstd's tables have only the end (its `ZSTD_loadDictionaryContent`), and content that repeats the
+# start is found by long-distance matching alone: a call of 4 MB takes 1.6 KB with it, and 1.3 MB without.
+_LONG_PREFIX_BYTES: Final = 2_000_000
 
 
 @cache
@@ -48,6 +51,7 @@ def compress(content: bytes | bytearray, level: int, prefix: bytes = b"") -> byt
         zstd.CompressionParameter.window_log: min(
             max((len(prefix) + len(content)).bit_length(), _MIN_WINDOW_LOG), _MAX_WINDOW_LOG
         ),
+        zstd.CompressionParameter.enable_long_distance_matching: len(prefix) > _LONG_PREFIX_BYTES,
     }
     dictionary = raw_dictionary(prefix)
     return bytes(zstd.compress(content, options=options, zstd_dict=dictionary and dictionary.as_prefix))

@@ -16,7 +16,7 @@ from provider_trace_store.packs.directory import Contents
 from provider_trace_store.packs.format import DamagedPackError, Directory, PackBuilder, without
 from tests.chaos.packs_damage import damage_packs
 from tests.support.examples import examples
-from tests.support.made_packs import packed, read, run_of
+from tests.support.made_packs import packed, read, run_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,6 +111,15 @@ def test_base64_is_stored_once_in_its_decoded_form(encode: Callable[[bytes], byt
     pack, traces = packed([documents])
     assert read(pack) == traces
     assert _compressed_size(pack) < 91_000
+
+
+def test_calls_of_millions_of_tokens_take_what_they_add() -> None:
+    base = text_of(random.Random(1), 700_000).encode()  # noqa: S311  (5 MB)
+    run = [(base + b" %d" % number * 1000, None, None, None) for number in range(4)]
+    alone, _ = packed([run[-1:]])
+    pack, traces = packed([run])
+    assert read(pack) == traces
+    assert _compressed_size(pack) < 1.01 * _compressed_size(alone)
 
 
 def test_one_trace_is_read_from_three_frames_and_its_base64() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +14,7 @@ from provider_trace_store.maintenance.moving import copied_metadata, insert_meta
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
 from provider_trace_store.maintenance.reports import Report
 from provider_trace_store.maintenance.transactions import connected, retried
-from provider_trace_store.maintenance.walk import END, FIRST, Walk, check_walk, position_of
+from provider_trace_store.maintenance.walk import END, FIRST, Walk, by_index, check_walk, position_of
 from provider_trace_store.tables.kinds import FULL, METADATA
 
 if TYPE_CHECKING:
@@ -25,13 +26,8 @@ if TYPE_CHECKING:
     from provider_trace_store.maintenance.progress import Progress
     from provider_trace_store.maintenance.walk import Batch
 
-# The share locks of a batch hold back an update of one of its rows, such as a deletion, until its end: about 0.1 s.
-_BATCH: Final = 5_000
-# With the statistics of an empty table, the server would read all of it for each batch. Each row looks its id up.
-_BY_INDEX: Final = text(
-    "SELECT set_config(name, 'off', true) FROM pg_settings "
-    "WHERE name IN ('enable_hashjoin', 'enable_mergejoin', 'enable_seqscan')"
-)
+# Rows of the first batch. Its share locks hold back an update of one of its rows, such as a deletion, until its end.
+_BATCH: Final = 1_000
 _LAG: Final = text("SELECT coalesce(max(extract(epoch FROM replay_lag)), 0) FROM pg_stat_replication")
 
 
@@ -96,7 +92,7 @@ def backfill(  # noqa: PLR0913  (each is an option of the command)
     check_zone(until, "until")
     if max_lag is not None and not max_lag >= 0:
         raise InvalidArgumentError("max_lag", "must be a number of seconds, 0 or more")
-    start = None if resume_at is None else position_of(resume_at, engine.dialect.name)
+    start = None if resume_at is None else position_of(resume_at)
     throttle = Throttle(rate, pause, unit="rows")
     meter = Meter("backfill", on_progress, None, unit="rows")
     copied = 0
@@ -110,7 +106,9 @@ def backfill(  # noqa: PLR0913  (each is an option of the command)
         if dry_run:
             return BackfillReport(walk.count(), 0, 0, undated, round(meter.seconds, 3), is_dry_run=True)
         for batch in walk.batches(start):
+            began = time.monotonic()
             copied += _copy(connection, batch, stop)
+            walk.took(time.monotonic() - began)
             meter.add(batch.rows, 0, resume_at=batch.end.to_text() if batch.end else None)
             stop.check()
             throttle.wait(batch.rows, stop)
@@ -133,8 +131,7 @@ def _copy(connection: Connection, batch: Batch, stop: Stop) -> int:
         counted = select(func.count()).select_from(inserted)
 
     def run() -> int:
-        if not is_sqlite:
-            connection.execute(_BY_INDEX)
+        by_index(connection)
         result = connection.execute(counted, batch.values)
         return int(connection.scalar(text("SELECT changes()")) if is_sqlite else result.scalar_one())
 

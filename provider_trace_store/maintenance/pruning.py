@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal, get_args
@@ -15,7 +16,7 @@ from provider_trace_store.maintenance.reports import Report
 from provider_trace_store.maintenance.retention import prune_packs
 from provider_trace_store.maintenance.transactions import connected, retried
 from provider_trace_store.maintenance.vacuum import vacuum_table
-from provider_trace_store.maintenance.walk import FIRST, Walk, check_walk
+from provider_trace_store.maintenance.walk import FIRST, Walk, by_index, check_walk
 from provider_trace_store.packs.store import PACKS
 from provider_trace_store.tables.kinds import FULL, METADATA
 from provider_trace_store.tables.moments import day_of
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 Prunable = Literal["full", "packs", "metadata", "all"]
 
-# A client that writes one of the rows waits for the end of the batch.
+# Rows of the first batch. A client that writes one of them waits for its end.
 _BATCH: Final = 2_000
 
 
@@ -121,7 +122,9 @@ def prune(  # noqa: PLR0913  (each is an option of the command)
                 return PrunedTable(sum(days.values()), walk.count() - sum(days.values()), undated, days)
             meter, deleted = Meter("prune", on_progress, None, unit="rows"), 0
             for batch in walk.batches():
+                began = time.monotonic()
                 deleted += _delete(connection, kind, batch, stop)
+                walk.took(time.monotonic() - began)
                 meter.add(batch.rows, 0)
                 stop.check()
                 throttle.wait(batch.rows, stop)
@@ -161,4 +164,9 @@ def _unpacked(kind: Kind) -> list[ColumnElement[bool]]:
 
 def _delete(connection: Connection, kind: Kind, batch: Batch, stop: Stop) -> int:
     rows = delete(kind.table).where(batch.condition, *_unpacked(kind))
-    return retried(connection, stop, lambda: connection.execute(rows, batch.values).rowcount)
+
+    def run() -> int:
+        by_index(connection)
+        return connection.execute(rows, batch.values).rowcount
+
+    return retried(connection, stop, run)

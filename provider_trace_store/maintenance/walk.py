@@ -1,20 +1,26 @@
-"""Walks a table of traces in short transactions: each organization by date and id, which is the order of an index."""
+"""Walks a table of traces in short transactions, by date, through the index on organization, date and id.
+
+A batch is a period with a bounded number of rows of up to 1,000 organizations. Rows are stored in about the order of
+their dates, so a batch touches a small part of the table. Organization by organization, each batch would touch nearly
+all of it.
+"""
 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import String, and_, bindparam, func, not_, select, tuple_
+from sqlalchemy import Integer, String, and_, any_, bindparam, func, literal, select, text, tuple_
 
 from provider_trace_store.errors import InvalidArgumentError, MaintenanceError
 from provider_trace_store.maintenance.conditions import check_tables, check_writable
 from provider_trace_store.migrations.indexes import indexed_columns
-from provider_trace_store.tables.moments import bound_first, moment_of, parameter, raw_date
+from provider_trace_store.tables.ids import Lookup, each_of
+from provider_trace_store.tables.moments import bound_first, comparable, moment_of, parameter, raw_date, sqlite_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy import ColumnElement, Connection, Select
 
@@ -25,34 +31,46 @@ FIRST: Final = datetime(1, 1, 2, tzinfo=UTC)
 END: Final = datetime(9999, 12, 31, tzinfo=UTC)
 # Without an index in the order of the walk, each batch would sort the table.
 _ORDER: Final = ["organization_id", "created_at", "id"]
+# Organizations of a batch: each one costs a look into the index.
+_GROUP: Final = 1_000
+# Batches grow and shrink to take about this long, in seconds: a client that changes one of the rows waits for the end.
+_AIM: Final = 0.05
+_FEWEST: Final = 100
+_LARGEST: Final = 10  # times the first size
+# How full the next batch is to be.
+_FILLED: Final = 0.9
+_NARROWEST: Final = timedelta(microseconds=1)
+# With the statistics of an empty table, the server would read all of it for each batch.
+_BY_INDEX: Final = text(
+    "SELECT set_config(name, 'off', true) FROM pg_settings "
+    "WHERE name IN ('enable_hashjoin', 'enable_mergejoin', 'enable_seqscan')"
+)
 
 
 class Position(NamedTuple):
-    """The last row of a batch.
+    """A point between two batches.
 
     Args:
-        organization_id: its organization.
-        created_at: its date as it is compared in the table: on SQLite the stored text.
-        trace_id: its id.
+        organization_id: the first organization of the batch before.
+        created_at: the end of its period.
     """
 
     organization_id: str
-    created_at: datetime | str
-    trace_id: str
+    created_at: datetime
 
     def to_text(self) -> str:
         """Return the position as text that `position_of` reads."""
-        return json.dumps([self.organization_id, str(self.created_at), self.trace_id])
+        return json.dumps([self.organization_id, self.created_at.isoformat(" ")])
 
 
 class Batch(NamedTuple):
-    """A range of rows.
+    """Some rows of the range.
 
     Args:
         condition: the condition that selects the rows.
         values: the parameters of the condition.
-        rows: how many rows there were when the range was made.
-        end: the last row; None for the last batch of an organization.
+        rows: how many rows there were when the batch was made.
+        end: the position after the batch; None for a part of the rows of one moment.
     """
 
     condition: ColumnElement[bool]
@@ -61,21 +79,19 @@ class Batch(NamedTuple):
     end: Position | None
 
 
-def position_of(text_of_position: str, dialect: str) -> Position:
+def position_of(text_of_position: str) -> Position:
     """Return the position of a text that a command printed.
 
     Args:
         text_of_position: as `Position.to_text` returns it.
-        dialect: SQLAlchemy's name of the database.
 
     Raises:
         InvalidArgumentError: the text is not a position.
     """
     try:
-        organization_id, date, trace_id = json.loads(text_of_position)
-        moment = date if dialect == "sqlite" else moment_of(date)
-        if all(isinstance(part, str) for part in (organization_id, date, trace_id)):
-            return Position(organization_id, moment, trace_id)
+        organization_id, date = json.loads(text_of_position)
+        if isinstance(organization_id, str) and isinstance(date, str):
+            return Position(organization_id, moment_of(date))
     except (ValueError, TypeError, OverflowError):
         pass  # raised below, outside of the handler
     raise InvalidArgumentError("resume_at", "must be a position that the command printed")
@@ -90,7 +106,7 @@ class Walk:
         since: only rows of this moment and later.
         until: only rows from before this moment.
         organization_id: only this organization; None for all.
-        size: the rows of a batch.
+        size: the most rows of the first batch; `took` changes it.
     """
 
     def __init__(  # noqa: PLR0913  (the range, the table and the size)
@@ -106,28 +122,43 @@ class Walk:
         self._connection = connection
         self._kind = kind
         self._dialect = connection.dialect.name
-        self._bounds = {name: bound_first(at, self._dialect) for name, at in (("since", since), ("until", until))}
+        self._since = since
+        self._until = until
         self._organization_id = organization_id
         self._size = size
+        self._largest = size * _LARGEST
         self._columns = kind.table.c
+        self._each = each_of(Lookup(self._dialect, is_one=False))
         self._date = raw_date(self._columns.created_at, self._dialect)
+
+    def took(self, seconds: float) -> None:
+        """Tell how long the change of a batch took: the next ones are larger or smaller.
+
+        Args:
+            seconds: the time of the transaction.
+        """
+        if seconds > 2 * _AIM:
+            self._size = max(self._size // 2, min(self._size, _FEWEST))
+        elif seconds < _AIM:
+            self._size = min(self._size * 2, self._largest)
 
     def count(self) -> int:
         """Return how many rows are in the range."""
         counted = select(func.count()).select_from(self._kind.table).where(*self._in_range())
-        return sum(self._one(counted, self._values(each))[0] for each in self.organizations())
+        return sum(self._one(counted, self._values(each))[0] for each in self._groups())
 
     def undated(self) -> int:
         """Return how many rows have no date, or one that is not readable."""
         limits = {"first": bound_first(FIRST, self._dialect), "end": bound_first(END, self._dialect)}
-        readable = and_(self._date >= parameter("first", self._dialect), self._date < parameter("end", self._dialect))
-        counted = select(func.count()).select_from(self._kind.table)
-        undated = self._date.is_(None) | not_(readable)
-        owned = self._columns.organization_id == bindparam("organization_id", type_=String)
-        return sum(
-            self._one(counted.where(owned, undated), {**limits, "organization_id": each})[0]
-            for each in self.organizations()
+        # One look into the index for each of the three. As one condition, it would be compared with each row.
+        undated = (
+            self._date.is_(None),
+            self._date < parameter("first", self._dialect),
+            self._date >= parameter("end", self._dialect),
         )
+        counted = select(func.count()).select_from(self._kind.table).where(self._owned())
+        counts = select(*(counted.where(condition).scalar_subquery() for condition in undated))
+        return sum(sum(self._one(counts, {**limits, "ids": json.dumps(each)})) for each in self._groups())
 
     def per_day(self, day: ColumnElement[Any], *conditions: ColumnElement[bool]) -> dict[str, int]:
         """Return how many rows each day has.
@@ -138,83 +169,158 @@ class Walk:
         """
         counted = select(day.label("day"), func.count()).where(*self._in_range(), *conditions).group_by(day)
         days: dict[str, int] = {}
-        for each in self.organizations():
+        for each in self._groups():
             with self._connection.begin():
                 for found, rows in self._connection.execute(counted, self._values(each)):
                     days[str(found)] = days.get(str(found), 0) + rows
         return dict(sorted(days.items()))
 
-    def organizations(self, first: str | None = None) -> Iterator[str]:
-        """Yield the organizations in the order of the table.
-
-        Args:
-            first: begin with this one; None for the first of the table.
-        """
-        if self._organization_id is not None:
-            yield self._organization_id
-        else:
-            yield from organizations_of(self._connection, self._kind, first)
-
     def batches(self, resume_at: Position | None = None) -> Iterator[Batch]:
         """Yield the batches; the caller changes the rows of each before it asks for the next.
 
         Args:
-            resume_at: begin after this row; None for the first.
+            resume_at: begin after this position; None for the first batch.
         """
+        since = max(self._since, resume_at.created_at) if resume_at else self._since
+        for organizations in self._groups(resume_at.organization_id if resume_at else None):
+            yield from self._batches_of(organizations, since)
+            since = self._since
+
+    def _batches_of(self, organizations: Sequence[str], since: datetime) -> Iterator[Batch]:
+        conditions = self._in_range()
+        some = select(literal(1)).select_from(self._kind.table).where(*conditions)
+        counted = select(func.count()).select_from(some.limit(bindparam("most", type_=Integer)).subquery())
+        since = self._oldest(organizations, since)
+        width = self._until - since
+        while since < self._until:
+            width = min(max(width, _NARROWEST), self._until - since)
+            until, size = since + width, self._size
+            values = self._values(organizations, since, until)
+            rows = self._one(counted, {**values, "most": size + 1})[0]
+            if rows > size and width > _NARROWEST:
+                width /= 2
+                continue
+            if rows > size:
+                for organization_id in organizations:
+                    yield from self._batches_by_id(self._values([organization_id], since, until))
+            elif rows:
+                yield Batch(and_(*conditions), values, rows, Position(organizations[0], until))
+                width *= min(2, _FILLED * size / rows)
+            since = until if rows else self._oldest(organizations, until)
+
+    def _oldest(self, organizations: Sequence[str], since: datetime) -> datetime:
+        """Return the oldest date from a moment on, or the end of the range."""
+        owners = select(self._each.label("organization_id")).subquery()
+        of_owner = self._columns.organization_id == owners.c.organization_id
+        first = select(self._date).where(of_owner, *self._in_period()).order_by(self._date).limit(1)
+        oldest = select(func.min(first.scalar_subquery())).select_from(owners)
+        found = self._one(oldest, self._values(organizations, since))[0]
+        if found is None:
+            return self._until
+        if self._dialect != "sqlite":
+            return moment_of(found)
+        # SQLite compares text: one in another form can be less than the text of its moment.
+        moment = comparable(found)
+        return moment if isinstance(moment, datetime) and sqlite_text(moment) == found else since
+
+    def _batches_by_id(self, values: dict[str, Any]) -> Iterator[Batch]:
+        """Yield the batches of rows that one organization has at one moment."""
         key = tuple_(self._date, self._columns.id)
         after = key > tuple_(parameter("after", self._dialect), bindparam("after_id", type_=String))
         upto = key <= tuple_(parameter("upto", self._dialect), bindparam("upto_id", type_=String))
         pages = select(self._date.label("created_at"), self._columns.id).order_by(self._date, self._columns.id)
-        for organization_id in self.organizations(resume_at.organization_id if resume_at else None):
-            last = resume_at if resume_at is not None and resume_at.organization_id == organization_id else None
-            while True:
-                conditions, values = [*self._in_range()], self._values(organization_id)
-                if last is not None:
-                    conditions.append(after)
-                    values |= {"after": last.created_at, "after_id": last.trace_id}
-                found = self._one(pages.where(*conditions).offset(self._size - 1).limit(1), values)
-                if found is None:
-                    rows = self._one(select(func.count()).select_from(self._kind.table).where(*conditions), values)[0]
-                    yield Batch(and_(*conditions), values, rows, None)
-                    break
-                last = Position(organization_id, found.created_at, found.id)
-                values |= {"upto": last.created_at, "upto_id": last.trace_id}
-                yield Batch(and_(*conditions, upto), values, self._size, last)
+        conditions = self._in_range()
+        while True:
+            size = self._size
+            found = self._one(pages.where(*conditions).offset(size - 1).limit(1), values)
+            if found is None:
+                rows = self._one(select(func.count()).select_from(self._kind.table).where(*conditions), values)[0]
+                yield Batch(and_(*conditions), values, rows, None)
+                return
+            yield Batch(and_(*conditions, upto), {**values, "upto": found.created_at, "upto_id": found.id}, size, None)
+            conditions = (*self._in_range(), after)
+            values = {**values, "after": found.created_at, "after_id": found.id}
+
+    def _groups(self, first: str | None = None) -> Iterator[list[str]]:
+        """Yield the organizations in the order of the table, some at a time, from one on."""
+        if self._organization_id is not None:
+            yield [self._organization_id]
+        else:
+            yield from _groups_of(self._connection, self._kind, first)
+
+    def _owned(self) -> ColumnElement[bool]:
+        organizations = select(self._each)
+        if self._dialect == "sqlite":
+            return self._columns.organization_id.in_(organizations)
+        # An array is a condition of the index: one range of it for each organization.
+        return self._columns.organization_id == any_(func.array(organizations.scalar_subquery()))
 
     def _in_range(self) -> tuple[ColumnElement[bool], ...]:
+        return (self._owned(), *self._in_period())
+
+    def _in_period(self) -> tuple[ColumnElement[bool], ...]:
         return (
-            self._columns.organization_id == bindparam("organization_id", type_=String),
             self._date >= parameter("since", self._dialect),
             self._date < parameter("until", self._dialect),
         )
 
-    def _values(self, organization_id: str) -> dict[str, Any]:
-        return {**self._bounds, "organization_id": organization_id}
+    def _values(
+        self, organizations: Sequence[str], since: datetime | None = None, until: datetime | None = None
+    ) -> dict[str, Any]:
+        return {
+            "ids": json.dumps(organizations),
+            "since": bound_first(since or self._since, self._dialect),
+            "until": bound_first(until or self._until, self._dialect),
+        }
 
     def _one(self, statement: Select[Any], values: Mapping[str, Any]) -> Any:  # noqa: ANN401  (a row or None)
         with self._connection.begin():
+            by_index(self._connection)
             return self._connection.execute(statement, values).first()
 
 
-def organizations_of(connection: Connection, kind: Kind, first: str | None = None) -> Iterator[str]:
+def by_index(connection: Connection) -> None:
+    """Let the server find the rows of a batch by an index, in this transaction.
+
+    Args:
+        connection: in a transaction.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(_BY_INDEX)
+
+
+def organizations_of(connection: Connection, kind: Kind) -> Iterator[str]:
     """Yield the organizations of a table, in the order of their index.
 
     Args:
         connection: without a transaction; each look-up has one of its own.
         kind: the table.
-        first: begin with this one; None for the first of the table.
     """
+    for organizations in _groups_of(connection, kind, None):
+        yield from organizations
+
+
+def _groups_of(connection: Connection, kind: Kind, first: str | None) -> Iterator[list[str]]:
     # One look into the index for each organization, where DISTINCT reads the whole index.
     column = kind.table.c.organization_id
-    statement = select(column).order_by(column).limit(1)
-    next_one = statement if first is None else statement.where(column >= first)
+    least = select(column).order_by(column).limit(1)
+    begin = bindparam("begin", type_=String)
+
+    def statement(begins: Select[Any]) -> Select[Any]:
+        found = select(begins.scalar_subquery().label("id")).cte("found", recursive=True)
+        following = least.where(column > found.c.id).scalar_subquery()
+        found = found.union_all(select(following).where(found.c.id.is_not(None)))
+        return select(found.c.id).where(found.c.id.is_not(None)).limit(_GROUP)
+
+    begins = least if first is None else least.where(column >= begin)
     while True:
         with connection.begin():
-            found = connection.scalar(next_one)
-        if found is None:
+            group = list(connection.scalars(statement(begins), {} if first is None else {"begin": first}))
+        if group:
+            yield group
+        if len(group) < _GROUP:
             return
-        yield found
-        next_one = statement.where(column > found)
+        begins, first = least.where(column > begin), group[-1]
 
 
 def check_walk(connection: Connection, kind: Kind) -> None:

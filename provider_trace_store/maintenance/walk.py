@@ -34,7 +34,7 @@ _ORDER: Final = ["organization_id", "created_at", "id"]
 # Organizations of a batch: each one costs a look into the index.
 _GROUP: Final = 1_000
 # Batches grow and shrink to take about this long, in seconds: a client that changes one of the rows waits for the end.
-_AIM: Final = 0.05
+_AIM: Final = 0.1
 _FEWEST: Final = 100
 _LARGEST: Final = 10  # times the first size
 # How full the next batch is to be.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from provider_trace_store.conversations.bodies import Body
-from provider_trace_store.conversations.model import Message
+from provider_trace_store.conversations.model import Message, Part
 from provider_trace_store.conversations.parts import message_of, parts_of
 from provider_trace_store.conversations.values import first, is_empty, items, mapping, parsed, text, without
 
@@ -13,7 +13,18 @@ _CONVERSE: Final = frozenset(
     {"inferenceConfig", "toolConfig", "additionalModelRequestFields", "guardrailConfig", "modelId", "schemaVersion"}
 )
 _PROMPTS: Final = ("inputText", "prompt", "inputs", "text")
-_ANSWERS: Final = ("generation", "completion", "outputText", "generated_text", "output_text", "text", "completions")
+_ANSWERS: Final = (
+    "generation",
+    "completion",
+    "outputText",
+    "generated_text",
+    "output_text",
+    "text",
+    "completions",
+    "response",
+    "summary",
+)
+_LISTS: Final = ("results", "outputs", "generations", "completions", "data")
 
 
 def unwrapped(body: dict[str, Any]) -> dict[str, Any]:
@@ -48,12 +59,26 @@ def read_response(response: dict[str, Any]) -> Body | None:
     found = first(response, *_ANSWERS)
     name = next((name for name in _ANSWERS if name in response), "")
     if not found:
-        name = next((name for name in ("results", "outputs", "generations") if items(response.get(name))), "")
-        texts = [first(mapping(item), *_ANSWERS) for item in items(response.get(name))]
+        name = next((name for name in _LISTS if items(response.get(name))), "")
+        # LangChain has a list of generations for each prompt, AI21 the text under `data`.
+        listed = [one for item in items(response.get(name)) for one in items(item) or [item]]
+        texts = [
+            first(mapping(item), *_ANSWERS) or first(mapping(mapping(item).get("data")), "text") for item in listed
+        ]
         found = "\n".join(piece for piece in texts if piece)
-    if not found:
-        return None
-    return Body("prompt", (Message("assistant", parts_of(found)),), without(response, name))
+    if not found and text(output.get("text")):
+        name, found = "output", output["text"]  # Bedrock's RetrieveAndGenerate
+    used = [name]
+    message = Message("assistant", parts_of(found))
+    if thinking := text(response.get("thinking")):
+        # Ollama's `generate`.
+        message = Message("assistant", (Part("thinking", thinking), *message.parts))
+        used.append("thinking")
+    if calls := items(response.get("tool_calls")):
+        # Cohere's first chat.
+        message = Message("assistant", message.parts + message_of({"tool_calls": calls}).parts)
+        used.append("tool_calls")
+    return Body("prompt", (message,), without(response, *used)) if message.parts else None
 
 
 def _is_keyed(system: object) -> bool:

@@ -1,4 +1,4 @@
-"""Chat completions: OpenAI, and Groq, Mistral, DeepSeek, OpenRouter, Hugging Face, vLLM; also Cohere's chat."""
+"""Chat completions: OpenAI, and Groq, Mistral, DeepSeek, OpenRouter, Hugging Face, vLLM; also Cohere and Ollama."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from provider_trace_store.conversations.bodies import Body
 from provider_trace_store.conversations.model import Message, Part
 from provider_trace_store.conversations.parts import message_of, parts_of
-from provider_trace_store.conversations.values import first, items, mapping, text, without
+from provider_trace_store.conversations.values import brief, first, items, mapping, text, without
 
 
 def read_request(request: dict[str, Any]) -> Body | None:
@@ -20,7 +20,13 @@ def read_request(request: dict[str, Any]) -> Body | None:
         history = tuple(message_of(message) for message in items(request.get("chat_history")))
         messages = ((Message("system", system),) if system else ()) + history
         asked = Message("user", parts_of(request["message"]))
-        return Body("cohere", (*messages, asked), without(request, "message", "chat_history", "preamble"))
+        results = tuple(
+            Message("tool", (Part("result", brief(mapping(item).get("outputs")), first(mapping(call), "name")),))
+            for item in items(request.get("tool_results"))
+            for call in [mapping(item).get("call")]
+        )
+        rest = without(request, "message", "chat_history", "preamble", "tool_results")
+        return Body("cohere", (*messages, asked, *results), rest)
     return None
 
 
@@ -36,7 +42,8 @@ def read_response(response: dict[str, Any]) -> Body | None:
         return Body("chat", messages, rest)
     message = response.get("message")
     if isinstance(message, dict) and ("content" in message or "tool_calls" in message):
-        return Body("cohere", (message_of(message, "assistant"),), without(response, "message"))
+        form = "ollama" if "done" in response else "cohere"
+        return Body(form, (message_of(message, "assistant"),), without(response, "message"))
     return None
 
 

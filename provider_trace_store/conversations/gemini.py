@@ -31,7 +31,8 @@ def read_response(response: dict[str, Any]) -> Body | None:
     feedback = mapping(response.get("promptFeedback"))
     if not isinstance(candidates, list | tuple):
         if is_empty(feedback):
-            return None
+            # Such as the last chunk of a stream.
+            return Body("gemini", (Message("model", ()),), response) if "usageMetadata" in response else None
         return Body("gemini", (Message("model", (_blocked(feedback),)),), without(response, "promptFeedback"))
     rest = without(response, "candidates")
     messages = []

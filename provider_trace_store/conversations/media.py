@@ -8,8 +8,19 @@ from provider_trace_store.conversations.model import Part
 from provider_trace_store.conversations.values import first, mapping, text
 
 # The fields that hold the bytes or the address of a file, in all wire formats.
-_DATA: Final = ("data", "file_data", "bytes", "b64_json", "base64")
-_PLACES: Final = ("url", "uri", "fileUri", "file_uri", "file_id", "fileId", "s3Location", "image_url", "file_url")
+_DATA: Final = ("data", "file_data", "bytes", "b64_json", "base64", "bytesBase64Encoded")
+_PLACES: Final = (
+    "url",
+    "uri",
+    "fileUri",
+    "file_uri",
+    "file_id",
+    "fileId",
+    "s3Location",
+    "image_url",
+    "file_url",
+    "document_url",
+)
 _TYPES: Final = ("media_type", "mimeType", "mime_type", "format", "contentType")
 _NAMES: Final = ("filename", "name", "title", "displayName")
 _WRAPPERS: Final = (

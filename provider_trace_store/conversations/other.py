@@ -22,11 +22,33 @@ _INPUTS: Final = (
     "documents",
     "file",
     "instances",
+    "images",
+    "document",
+    "text_prompts",
+    "queries",
 )
-_WRAPPED: Final = ("singleEmbeddingParams", "segmentedEmbeddingParams", "session", "displayName")
+_MEDIA: Final = {"file": "file", "document": "document", "images": "image"}
+# Lists whose items have fields of several names.
+_LISTED: Final = frozenset({"instances", "text_prompts", "queries"})
+_WRAPPED: Final = (
+    "singleEmbeddingParams",
+    "segmentedEmbeddingParams",
+    "textToImageParams",
+    "imageVariationParams",
+    "inPaintingParams",
+    "outPaintingParams",
+    "textToVideoParams",
+    "session",
+    "displayName",
+    "tokens",
+)
 _VECTORS: Final = ("embeddings", "embedding", "data", "predictions")
-_IMAGE: Final = frozenset({"url", "b64_json", "base64"})
+_IMAGE: Final = frozenset({"url", "b64_json", "base64", "bytesBase64Encoded"})
+_ERRORS: Final = ("error", "Error", "detail", "message", "errorMessage", "exception", "error_str", "error_message")
 _FOUND: Final = frozenset({"url", "title", "content", "index", "relevance_score"})
+_SCORES: Final = ("relevance_score", "relevanceScore", "score")
+_IMAGES: Final = ("data", "images", "artifacts", "predictions")
+_STATES: Final = ("status", "processing_status", "state")
 _COUNTS: Final = ("input_tokens", "inputTokens", "totalTokens", "tokens")
 
 
@@ -45,7 +67,7 @@ def read_request(request: dict[str, Any]) -> Body | None:
 
 def read_response(response: dict[str, Any]) -> Body | None:
     """Return a summary of a response, or None if its form is not known."""
-    for read in (_error, _vectors, _moderation, _images, _search, _count, _session, _transcript):
+    for read in _READERS:
         if (parts := read(response)) is not None:
             role = "error" if read is _error else "output"
             return Body("output", (Message(role, tuple(parts)),), without(response, *_SHOWN[read.__name__]))
@@ -53,10 +75,15 @@ def read_response(response: dict[str, Any]) -> Body | None:
 
 
 _SHOWN: Final = {
-    "_error": ("error", "message", "detail", "errorMessage"),
+    "_error": _ERRORS,
     "_vectors": _VECTORS,
     "_moderation": ("results",),
-    "_images": ("data", "images", "artifacts"),
+    "_images": _IMAGES,
+    "_sound": ("audio", "audioContent"),
+    "_pages": ("pages",),
+    "_classes": ("classifications",),
+    "_guardrail": ("action", "outputs"),
+    "_job": ("object", "type", "id", "request_id", *_STATES),
     "_search": ("results", "answer"),
     "_count": (*_COUNTS, "token_strings"),
     "_session": (),
@@ -65,8 +92,10 @@ _SHOWN: Final = {
 
 
 def _input_parts(name: str, value: object) -> tuple[Part, ...]:
-    if name == "file":
-        return (media_part("file", value),)
+    if name in _MEDIA:
+        return tuple(media_part(_MEDIA[name], item) for item in items(value) or [value])
+    if name in _LISTED:
+        return tuple(Part("text", outline(item)) for item in items(value))
     if name == "requests":
         return tuple(
             part for item in items(value) for part in _input_parts("content", mapping(item).get("content", item))
@@ -76,21 +105,19 @@ def _input_parts(name: str, value: object) -> tuple[Part, ...]:
             if inner in value:
                 listed = [mapping(item).get("content", item) for item in items(value[inner])]
                 return parts_of(listed)
-        inner_texts = [brief(field) for field in value.values() if not is_empty(field)]
-        return tuple(Part("text", piece) for piece in inner_texts)
-    if items(value) and all(isinstance(item, int) and not isinstance(item, bool) for item in items(value)):
-        return (Part("text", f"{len(items(value)):,} tokens"),)
-    return parts_of(value)
+        return tuple(Part("text", brief(field)) for field in value.values() if not is_empty(field))
+    is_tokens = bool(items(value)) and all(type(item) is int for item in items(value))
+    return (Part("text", f"{len(items(value)):,} tokens"),) if is_tokens else parts_of(value)
 
 
 def _error(response: dict[str, Any]) -> list[Part] | None:
-    for name in ("error", "detail", "message", "errorMessage"):
+    for name in _ERRORS:
         value = response.get(name)
         if is_empty(value):
             continue
         fields = mapping(value)
-        message = first(fields, "message", "detail") or (value if isinstance(value, str) else outline(value))
-        kind = first(fields, "type", "status", "code")
+        message = first(fields, "message", "Message", "detail") or (value if isinstance(value, str) else outline(value))
+        kind = first(fields, "type", "status", "code", "Code")
         return [Part("error", message, kind)]
     return None
 
@@ -136,26 +163,23 @@ def _moderation(response: dict[str, Any]) -> list[Part] | None:
 
 
 def _images(response: dict[str, Any]) -> list[Part] | None:
-    for name in ("data", "images", "artifacts"):
+    for name in _IMAGES:
         listed = items(response.get(name))
-        if listed and all(
-            isinstance(item, str) or {"url", "b64_json", "base64"} & mapping(item).keys() for item in listed
-        ):
+        if listed and all(isinstance(item, str) or _IMAGE & mapping(item).keys() for item in listed):
             return [media_part("image", {"data": item} if isinstance(item, str) else item) for item in listed]
     return None
 
 
 def _search(response: dict[str, Any]) -> list[Part] | None:
     results = [mapping(result) for result in items(response.get("results"))]
-    if not results or not all(
-        {"url", "title", "content", "index", "relevance_score"} & result.keys() for result in results
-    ):
+    if not results or not all(_FOUND & result.keys() for result in results):
         return None
     parts = [Part("text", text(response.get("answer")))] if text(response.get("answer")) else []
     for result in results:
         head = " ".join(piece for piece in (first(result, "title"), first(result, "url")) if piece)
         if not head:
-            head = f"result {brief(result.get('index'))}: {brief(result.get('relevance_score', result.get('score')))}"
+            score = next((result[each] for each in _SCORES if each in result), None)
+            head = f"result {brief(result.get('index'))}: {brief(score)}"
         parts.append(Part("text", "\n".join(piece for piece in (head, first(result, "content")) if piece)))
     return parts
 
@@ -182,3 +206,51 @@ def _session(response: dict[str, Any]) -> list[Part] | None:
 def _transcript(response: dict[str, Any]) -> list[Part] | None:
     found = text(response.get("text"))
     return [Part("text", found)] if found else None
+
+
+def _sound(response: dict[str, Any]) -> list[Part] | None:
+    found = response.get("audio", response.get("audioContent"))
+    return [media_part("audio", {"data": found})] if isinstance(found, str | bytes) and found else None
+
+
+def _pages(response: dict[str, Any]) -> list[Part] | None:
+    pages = [first(mapping(page), "markdown", "text") for page in items(response.get("pages"))]
+    return [Part("text", page) for page in pages if page] or None
+
+
+def _classes(response: dict[str, Any]) -> list[Part] | None:
+    found = [mapping(item) for item in items(response.get("classifications"))]
+    return [Part("text", f"{first(one, 'input')}: {first(one, 'prediction')}") for one in found] or None
+
+
+def _guardrail(response: dict[str, Any]) -> list[Part] | None:
+    if "assessments" not in response:
+        return None
+    texts = [first(mapping(item), "text") for item in items(response.get("outputs"))]
+    return [Part("text", f"guardrail: {first(response, 'action')}"), *(Part("text", each) for each in texts if each)]
+
+
+def _job(response: dict[str, Any]) -> list[Part] | None:
+    """Return what is known of work that goes on after the call, such as a batch."""
+    name = first(response, "id", "request_id")
+    state = first(response, *_STATES)
+    if not name or not (state or "request_id" in response):
+        return None
+    return [Part("text", f"{first(response, 'object', 'type') or 'request'} {name}: {state or 'accepted'}")]
+
+
+_READERS: Final = (
+    _error,
+    _vectors,
+    _moderation,
+    _images,
+    _search,
+    _count,
+    _session,
+    _sound,
+    _pages,
+    _classes,
+    _guardrail,
+    _job,
+    _transcript,
+)

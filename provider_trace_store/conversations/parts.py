@@ -28,6 +28,21 @@ _TEXTS: Final = frozenset({"text", "input_text", "output_text", "summary_text", 
 _THOUGHTS: Final = frozenset(
     {"thinking", "reasoning", "reasoning_text", "redacted_thinking", "reasoning.text", "reasoning.summary"}
 )
+# Calls of tools whose type has another ending; the last two are Mistral's.
+_CALLS: Final = frozenset({"function", "mcp_approval_request", "function.call", "tool.execution"})
+_NESTED: Final = frozenset(
+    {
+        "compaction",
+        "message",
+        "tool_reference",
+        "tool_addition",
+        "additional_tools",
+        "mcp_list_tools",
+        "mcp_approval_response",
+        "item_reference",
+        "reference",
+    }
+)
 _INNER: Final = ("summary", "content", "thinking")
 _ARGUMENTS: Final = ("arguments", "args", "input", "parameters", "action", "code", "queries")
 _MEDIA: Final = (
@@ -75,6 +90,7 @@ def message_of(value: object, role: str = "") -> Message:
     if not isinstance(value, dict):
         return Message(role or "user", parts_of(value))
     parts = [*_thoughts(value)]
+    parts += () if parts else parts_of([block for block in items(value.get("thinking_blocks")) if mapping(block)])
     role = first(value, "role", "type", "author") or role or "user"
     content = value.get("content", value.get("parts", value.get("text", value.get("message"))))
     inner = parts_of(content)
@@ -121,13 +137,13 @@ def _part(part: dict[str, Any], depth: int) -> Iterator[Part]:
         yield media_part(_MEDIA_KINDS[kind], part)
     elif kind in _TEXTS or (isinstance(part.get("text"), str) and not kind.endswith(("_call", "_result"))):
         yield from _prose(part, kind)
-    elif kind.endswith(("tool_use", "_call", "tool-call")) or kind == "function":
+    elif kind.endswith(("tool_use", "_call", "tool-call")) or kind in _CALLS:
         yield from _call(part)
         if not is_empty(outputs := part.get("outputs", part.get("results"))):
             yield from _result(part, outputs, depth)
     elif kind.endswith(("_result", "_output", "tool-result")):
         yield from _result(part, part.get("content", part.get("output", part.get("tools", _rest(part)))), depth)
-    elif kind in {"compaction", "message", "tool_reference", "tool_addition", "additional_tools"}:
+    elif kind in _NESTED:
         yield from _nested(part, kind, depth)
     else:
         yield from _keyed(part, depth)
@@ -158,6 +174,8 @@ def _thinking(part: dict[str, Any], depth: int) -> Iterator[Part]:
         yield Part("thinking", thought)
     elif sealed:
         yield Part("thinking", f"(encrypted, {len(sealed):,} characters)")
+    elif isinstance(redacted := source.get("redactedContent"), bytes):
+        yield Part("thinking", f"(encrypted, {len(redacted):,} bytes)")
     elif not part.keys() & {"summary", "content", "thinking", "text", "reasoningContent"}:
         yield from _data(part)
 
@@ -197,9 +215,17 @@ def _result(part: dict[str, Any], content: object, depth: int) -> Iterator[Part]
 def _nested(part: dict[str, Any], kind: str, depth: int) -> Iterator[Part]:
     if kind in {"compaction", "message"}:
         inner = parts_of(part.get("content"), depth)
+        if not inner and (sealed := first(part, "encrypted_content")):
+            inner = (Part("text", f"(encrypted, {len(sealed):,} characters)"),)
         yield from (
             Part(piece.kind, piece.text, piece.name or kind) if piece.kind == "text" else piece for piece in inner
         )
+        return
+    if kind == "mcp_approval_response":
+        yield Part("text", "approved" if part.get("approve") is True else "denied", kind)
+        return
+    if kind in {"item_reference", "reference"}:
+        yield Part("text", first(part, "id") or brief(part.get("reference_ids")), kind)
         return
     names = [first(mapping(tool), "name", "type") for tool in items(part.get("tools"))]
     yield Part("text", first(part, "tool_name") or ", ".join(names) or brief(part.get("tool")), kind)
@@ -216,11 +242,13 @@ def _keyed(part: dict[str, Any], depth: int) -> Iterator[Part]:  # noqa: C901  (
             yield from _result(fields, fields.get("response", fields), depth)
         elif name in {"toolResult", "toolResponse"} and fields:
             yield from _result(fields, fields.get("content", fields.get("response")), depth)
+        elif name == "text" and fields:
+            yield from parts_of(fields.get("text"), depth)
         elif name == "json":
             yield Part("text", brief(value))
-        elif name == "executableCode" and fields:
+        elif name in {"executableCode", "executable_code"} and fields:
             yield Part("call", text(fields.get("code")), f"code ({text(fields.get('language')) or 'any language'})")
-        elif name == "codeExecutionResult" and fields:
+        elif name in {"codeExecutionResult", "code_execution_result"} and fields:
             yield Part("result", first(fields, "output", "outcome"), "code")
         elif name in _MEDIA_KINDS and (fields or isinstance(value, str)):
             kind = _MEDIA_KINDS[name]
@@ -230,7 +258,7 @@ def _keyed(part: dict[str, Any], depth: int) -> Iterator[Part]:  # noqa: C901  (
         else:
             continue
         known = True
-    if not known and not part.keys() <= {"thoughtSignature", "text"}:
+    if not known and not part.keys() <= {"thoughtSignature", "thought_signature", "text"}:
         yield from _data(part)
 
 

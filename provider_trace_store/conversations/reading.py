@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from provider_trace_store.conversations import anthropic, bedrock, chat, gemini, openai_responses, other, streams
 from provider_trace_store.conversations.model import Exchange, Message, Part
-from provider_trace_store.conversations.values import first, is_empty, mapping, pretty
+from provider_trace_store.conversations.values import first, is_empty, mapping, pretty, without
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,8 +32,14 @@ _RESPONSES: Final[tuple[_Reader, ...]] = (
     anthropic.read_response,
     other.read_response,
 )
+# The fields under which hosts and proxies keep a body. Each is looked into where no format fits what is around it.
+_WRAPPERS: Final = ("kwargs", "json", "body", "request", "params", "response", "result", "message", "raw_response")
+_DEEPEST: Final = 3
 # The names of `messages` say nothing about the format, and the response does.
-_DECIDED_BY_RESPONSE: Final = {"chat": {"anthropic", "cohere", "bedrock converse"}, "bedrock converse": {"anthropic"}}
+_DECIDED_BY_RESPONSE: Final = {
+    "chat": {"anthropic", "bedrock converse", "cohere", "ollama"},
+    "bedrock converse": {"anthropic"},
+}
 
 
 def read_exchange(request: dict[str, Any], response: dict[str, Any]) -> Exchange:
@@ -49,6 +55,9 @@ def read_exchange(request: dict[str, Any], response: dict[str, Any]) -> Exchange
     streamed = streams.whole(response)
     asked = _read(_REQUESTS, bedrock.unwrapped(request))
     answered = _read(_RESPONSES, streamed if streamed is not None else bedrock.unwrapped(response))
+    if answered is None:
+        streamed = streams.whole_of_any_field(response)
+        answered = _read(_RESPONSES, streamed) if streamed is not None else None
     form = asked.form if asked else "json"
     if asked and answered and answered.form in _DECIDED_BY_RESPONSE.get(form, ()):
         form = answered.form
@@ -69,8 +78,12 @@ def read_exchange(request: dict[str, Any], response: dict[str, Any]) -> Exchange
     )
 
 
-def _read(readers: tuple[_Reader, ...], body: dict[str, Any]) -> Body | None:
-    return next((found for reader in readers if (found := reader(body)) is not None), None)
+def _read(readers: tuple[_Reader, ...], body: dict[str, Any], depth: int = 0) -> Body | None:
+    found = next((found for reader in readers if (found := reader(body)) is not None), None)
+    for name in _WRAPPERS if depth < _DEEPEST else ():
+        if found is None and (inner := mapping(body.get(name))) and (read := _read(readers, inner, depth + 1)):
+            found = read._replace(rest={**without(body, name), **read.rest})
+    return found
 
 
 def _unknown(role: str, body: dict[str, Any]) -> tuple[Message, ...]:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from provider_trace_store.conversations.values import first, items, mapping, parsed, text
 
 _Event = dict[str, Any]
-_PIECES: Final = ("outputText", "generation", "completion", "text")
+_PIECES: Final = ("outputText", "generation", "completion", "text", "response")
 
 
 def from_responses(events: list[_Event]) -> _Event:
@@ -221,6 +221,14 @@ def from_cohere(events: list[_Event]) -> _Event:
             end = mapping(event.get("delta"))
     _join(message)
     return {**end, "message": {**message, "content": message.get("content", "")}}
+
+
+def from_ollama(events: list[_Event]) -> _Event:
+    """Return the response of Ollama's chat, which streams a message of each piece."""
+    pieces = [mapping(event.get("message")) for event in events]
+    joined = {name: "".join(text(piece.get(name)) for piece in pieces) for name in ("content", "thinking")}
+    calls = [call for piece in pieces for call in items(piece.get("tool_calls"))]
+    return {**events[-1], "message": {"role": "assistant", **joined, "tool_calls": calls}}
 
 
 def from_texts(events: list[_Event]) -> _Event | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from provider_trace_store.conversations.stream_pieces import (
     from_anthropic,
@@ -10,10 +10,14 @@ from provider_trace_store.conversations.stream_pieces import (
     from_cohere,
     from_converse,
     from_gemini,
+    from_ollama,
     from_responses,
     from_texts,
 )
-from provider_trace_store.conversations.values import items, mapping, parsed, text
+from provider_trace_store.conversations.values import items, mapping, parsed, text, without
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # The fields under which hosts keep events.
 _PLACES: Final = ("stream", "events", "chunks", "stream_events", "body", "text", "data", "raw")
@@ -25,11 +29,24 @@ def whole(response: dict[str, Any]) -> dict[str, Any] | None:
     Args:
         response: a body: event text (`data: …`), JSON lines, or a list of events under one of the usual fields.
     """
-    for place in _PLACES:
+    return _whole(response, _PLACES)
+
+
+def whole_of_any_field(response: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the response that a field of a body streams, whatever the field's name; None if there is none.
+
+    Args:
+        response: a body that no format fits.
+    """
+    return _whole(response, [name for name in response if name not in _PLACES])
+
+
+def _whole(response: dict[str, Any], places: Iterable[str]) -> dict[str, Any] | None:
+    for place in places:
         if events := _events(response.get(place)):
             found = _merged(events)
             if found is not None:
-                return {**{name: value for name, value in response.items() if name != place}, **found}
+                return {**without(response, place), **found}
     return None
 
 
@@ -58,6 +75,9 @@ def _event(item: object) -> dict[str, Any]:
         item = parsed(item.removeprefix("data:").strip())
     fields = mapping(item)
     inner = fields.get("data")
+    if isinstance(chunk := mapping(fields.get("chunk")).get("bytes"), str | bytes):
+        # An event of InvokeModelWithResponseStream.
+        return mapping(parsed(chunk.decode("utf-8", "replace") if isinstance(chunk, bytes) else chunk))
     if set(fields) <= {"event", "data", "id"} and isinstance(inner, str | dict):
         return mapping(parsed(inner) if isinstance(inner, str) else inner)
     return fields
@@ -78,6 +98,8 @@ def _merged(events: list[dict[str, Any]]) -> dict[str, Any] | None:  # noqa: PLR
         return from_converse(events)
     if {"message-start", "content-delta", "tool-call-start"} & kinds:
         return from_cohere(events)
+    if any(isinstance(event.get("message"), dict) and "done" in event for event in events):
+        return from_ollama(events)
     if found := from_texts(events):
         return found
     return next(({"error": event["error"]} for event in events if "error" in event), None)

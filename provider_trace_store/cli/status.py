@@ -103,7 +103,7 @@ def _column(table: TableStatus) -> list[tuple[str, str]]:
     """Return the name of a table and its figures, each with its label."""
     if not table.exists:
         return [("", table.name), ("rows", "no such table")]
-    about = "" if table.has_exact_rows else "~"
+    about = "" if table.has_exact_rows or not table.rows else "~"
     mark = "*" if table.dates.source == "statistics" else ""
     rows = [
         ("", table.name),

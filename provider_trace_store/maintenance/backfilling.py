@@ -12,6 +12,7 @@ from provider_trace_store.errors import InvalidArgumentError
 from provider_trace_store.maintenance.durations import check_zone
 from provider_trace_store.maintenance.moving import copied_metadata, insert_metadata
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle, one_at_a_time
+from provider_trace_store.maintenance.replicas import Replicas
 from provider_trace_store.maintenance.reports import Report
 from provider_trace_store.maintenance.transactions import connected, retried
 from provider_trace_store.maintenance.walk import END, FIRST, Walk, by_index, check_walk, position_of
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 # Rows of the first batch. Its share locks hold back an update of one of its rows, such as a deletion, until its end.
 _BATCH: Final = 1_000
-_LAG: Final = text("SELECT coalesce(max(extract(epoch FROM replay_lag)), 0) FROM pg_stat_replication")
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ def backfill(  # noqa: PLR0913  (each is an option of the command)
         walk = Walk(
             connection, FULL, since=since or FIRST, until=until or END, organization_id=organization_id, size=_BATCH
         )
+        replicas = Replicas(connection, max_lag)
         undated = walk.undated()
         if dry_run:
             return BackfillReport(walk.count(), 0, 0, undated, round(meter.seconds, 3), is_dry_run=True)
@@ -112,8 +113,7 @@ def backfill(  # noqa: PLR0913  (each is an option of the command)
             meter.add(batch.rows, 0, resume_at=batch.end.to_text() if batch.end else None)
             stop.check()
             throttle.wait(batch.rows, stop)
-            if max_lag is not None:
-                _wait_for_replicas(connection, max_lag, stop)
+            replicas.wait(stop)
     return BackfillReport(meter.done, copied, meter.done - copied, undated, round(meter.seconds, 3), is_dry_run=False)
 
 
@@ -136,14 +136,3 @@ def _copy(connection: Connection, batch: Batch, stop: Stop) -> int:
         return int(connection.scalar(text("SELECT changes()")) if is_sqlite else result.scalar_one())
 
     return retried(connection, stop, run)
-
-
-def _wait_for_replicas(connection: Connection, max_lag: float, stop: Stop) -> None:
-    if connection.dialect.name != "postgresql":
-        return
-    while True:
-        with connection.begin():
-            lag = float(connection.scalar(_LAG) or 0)
-        if lag <= max_lag:
-            return
-        stop.wait(1.0)

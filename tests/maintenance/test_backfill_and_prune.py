@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from provider_trace_store import MaintenanceError, ProviderTraceRepository
-from provider_trace_store.maintenance import backfill, backfilling, prune, pruning, verify_packs
+from provider_trace_store.maintenance import backfill, backfilling, prune, pruning, verify_packs, walk
 from provider_trace_store.tables.kinds import FULL
 from tests.support.commands import failure_of, run_on
 from tests.support.constants import ORG
@@ -74,6 +75,31 @@ def test_backfill_copies_each_field_once_and_keeps_the_mark_of_a_deletion(
     assert backfill(engine, resume_at=positions[-1]).traces < 3
     with Session(engine) as session:
         assert ProviderTraceRepository(session, organization_id=ORG).get_metadata(traces[1].id) is None
+
+
+def test_rows_of_one_moment_and_rows_far_apart_are_in_batches(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (backfilling, pruning):
+        monkeypatch.setattr(module, "_BATCH", 2)
+    monkeypatch.setattr(walk, "_LARGEST", 1)
+    monkeypatch.setattr(walk, "_GROUP", 2)
+    engine, old = database.engine(), datetime(1990, 1, 1, 1, 2, 3, 4, tzinfo=UTC)
+    traces = [a_trace(number, created_at=old) for number in range(5)]
+    traces += [a_trace(year, created_at=datetime(year, 1, 2, tzinfo=UTC)) for year in (1970, 2400)]
+    store(engine, traces)
+    for number in range(1, 6):
+        store(engine, [a_trace(10 * number, created_at=old)], f"org-0{number}")
+    seen: list[Progress] = []
+    assert backfill(engine, on_progress=seen.append).copied == 12
+    assert stored(database, "provider_trace_metadata") == stored(database, "provider_traces")
+    assert max(after - before for before, after in pairwise([0, *(each.done for each in seen)])) <= 2
+    for each in seen:
+        if each.resume_at:
+            assert backfill(engine, resume_at=each.resume_at).traces == 12 - each.done
+    full = prune(engine, older_than=AGE).full
+    assert full is not None
+    assert (full.rows, row_counts(engine)) == (11, (1, 12, 0))
 
 
 def test_a_trace_whose_metadata_has_another_date_is_not_copied(database: Database) -> None:
@@ -140,6 +166,7 @@ def test_a_table_without_the_index_is_refused(postgres: Database) -> None:
         backfill(postgres.engine())
 
 
+@pytest.mark.pgbouncer
 def test_the_commands_say_what_they_did(database: Database) -> None:
     store(database.engine(), aged(0, 1, 40))
     assert run_on(database, "backfill").stdout.startswith("copied the metadata of 2 of 2 traces")

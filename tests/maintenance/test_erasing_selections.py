@@ -24,8 +24,10 @@ from provider_trace_store import ProviderTraceRepository
 from provider_trace_store.errors import InvalidArgumentError, MaintenanceError
 from provider_trace_store.maintenance import erase_matching, erasing_selections, transactions, verify_packs
 from provider_trace_store.tables.kinds import FULL, METADATA
+from tests.support.batches import run_script
 from tests.support.commands import VARIABLE, run_on
 from tests.support.constants import MOMENT, ORG, PATIENCE, SECRET
+from tests.support.faults import partition_by_month
 from tests.support.packed_tables import flip, row_counts, store, store_packed
 from tests.support.paths import ROOT
 from tests.support.traces import a_trace, trace_id
@@ -85,7 +87,21 @@ def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     "selection", [{}, {"user_id": "user-1"}, {"agent_id": "agent-1"}, {"run_id": "run-1"}, {"trace_id": trace_id(11)}]
 )
 def test_what_matches_is_gone_and_nothing_else(database: Database, selection: dict[str, Any]) -> None:
-    engine = database.engine()
+    _check_erasure(database.engine(), selection)
+
+
+@pytest.mark.parametrize("selection", [{}, {"run_id": "run-1"}])
+def test_what_matches_is_gone_from_all_partitions(postgres: Database, selection: dict[str, Any]) -> None:
+    partition_by_month(postgres, "2026-03-01", "2026-03-29 01:30:11+00")
+    run_script(
+        postgres,
+        "CREATE TABLE the_next_partition PARTITION OF provider_trace_metadata "
+        "FOR VALUES FROM ('2026-03-29 01:30:11+00') TO ('2026-04-01')",
+    )
+    _check_erasure(postgres.engine(), selection)
+
+
+def _check_erasure(engine: Engine, selection: dict[str, Any]) -> None:
     _fill(engine)
     before = _left(engine)
     numbers = [*range(6), *range(10, 16), *range(20, 26)]

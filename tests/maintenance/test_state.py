@@ -41,6 +41,13 @@ def scalar(database: Database, query: str) -> Any:
         return connection.scalar(text(query))
 
 
+def run_on_its_own(database: Database, *statements: str) -> None:
+    """Run statements that no transaction can have, such as DROP INDEX CONCURRENTLY."""
+    with database.engine(isolation_level="AUTOCOMMIT").connect() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+
 def test_status_has_rows_and_dates_and_needs_nothing(database: Database) -> None:
     for organization in (ORG, "org-2"):
         with Session(database.engine()) as session:
@@ -91,14 +98,43 @@ def test_invalid_and_duplicate_indexes_have_statements_that_mend_them(postgres: 
     # `twin` serves in place of the invalid one.
     missing = ("ix_provider_trace_metadata_step_id", "missing")
     assert found == {missing, (INDEX, "invalid"), ("hosts_own", "invalid")}
-    with postgres.engine(isolation_level="AUTOCOMMIT").connect() as connection:
-        for index in report.indexes:
-            for statement in index.statements:
-                connection.execute(text(statement))
+    for index in report.indexes:
+        run_on_its_own(postgres, *index.statements)
     assert status(postgres.engine()).needs == ()
     run_script(postgres, f"CREATE INDEX {INDEX} ON provider_traces (run_id)")
     (duplicate,) = status(postgres.engine()).indexes
     assert (duplicate.name, duplicate.problem) == ("twin", "duplicate")
+
+
+def test_indexes_of_a_host_count_under_their_own_names(empty_postgres: Database) -> None:
+    run_script(
+        empty_postgres,
+        "CREATE TABLE provider_traces (id varchar PRIMARY KEY, request_json json NOT NULL, "
+        "response_json json NOT NULL, step_id varchar, run_id varchar, agent_id varchar, "
+        "created_at timestamptz DEFAULT now(), is_deleted boolean NOT NULL DEFAULT false, organization_id varchar NOT NULL)",
+        # An empty table would get all indexes at once.
+        "INSERT INTO provider_traces (id, request_json, response_json, organization_id) VALUES ('a', '{}', '{}', 'o')",
+        "CREATE INDEX hosts_page ON provider_traces (organization_id, created_at, id)",
+        "CREATE INDEX hosts_step ON provider_traces (step_id)",
+        "CREATE INDEX hosts_step_again ON provider_traces (step_id)",
+        "CREATE INDEX hosts_broken ON provider_traces (run_id)",
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'hosts_broken'::regclass",
+    )
+    assert run_on(empty_postgres, "migrate", "upgrade").returncode == 0
+    engine = empty_postgres.engine()
+    found = {index.name: index.problem for index in status(engine).indexes if index.table == "provider_traces"}
+    duplicate = next(name for name, problem in found.items() if problem == "duplicate")
+    assert duplicate.startswith("hosts_step")
+    missing = {INDEX, "ix_provider_traces_agent_id_created_at"}
+    assert found == {**dict.fromkeys(missing, "missing"), "hosts_broken": "invalid", duplicate: "duplicate"}
+    done = run_on(empty_postgres, "index")
+    assert {line.split()[1].rstrip(",") for line in done.stdout.splitlines()} == missing, done.stdout
+    # What is the host's own is named, and left to the host.
+    assert {index.name for index in status(engine).indexes} == {"hosts_broken", duplicate}
+    assert run_on(empty_postgres, "status").returncode == 3
+    for index in status(engine).indexes:
+        run_on_its_own(empty_postgres, *index.statements)
+    assert status(engine).needs == ()
 
 
 @pytest.mark.every_server

@@ -111,7 +111,8 @@ def test_indexes_of_a_host_count_under_their_own_names(empty_postgres: Database)
         empty_postgres,
         "CREATE TABLE provider_traces (id varchar PRIMARY KEY, request_json json NOT NULL, "
         "response_json json NOT NULL, step_id varchar, run_id varchar, agent_id varchar, "
-        "created_at timestamptz DEFAULT now(), is_deleted boolean NOT NULL DEFAULT false, organization_id varchar NOT NULL)",
+        "created_at timestamptz DEFAULT now(), is_deleted boolean NOT NULL DEFAULT false, "
+        "organization_id varchar NOT NULL)",
         # An empty table would get all indexes at once.
         "INSERT INTO provider_traces (id, request_json, response_json, organization_id) VALUES ('a', '{}', '{}', 'o')",
         "CREATE INDEX hosts_page ON provider_traces (organization_id, created_at, id)",

@@ -130,6 +130,10 @@ class Walk:
         self._columns = kind.table.c
         self._each = each_of(Lookup(self._dialect, is_one=False))
         self._date = raw_date(self._columns.created_at, self._dialect)
+        self._in_period = (
+            self._date >= parameter("since", self._dialect),
+            self._date < parameter("until", self._dialect),
+        )
 
     def took(self, seconds: float) -> None:
         """Tell how long the change of a batch took: the next ones are larger or smaller.
@@ -158,7 +162,7 @@ class Walk:
         )
         counted = select(func.count()).select_from(self._kind.table).where(self._owned())
         counts = select(*(counted.where(condition).scalar_subquery() for condition in undated))
-        return sum(sum(self._one(counts, {**limits, "ids": json.dumps(each)})) for each in self._groups())
+        return sum(sum(self._one(counts, {**limits, "ids": _array(each)})) for each in self._groups())
 
     def per_day(self, day: ColumnElement[Any], *conditions: ColumnElement[bool]) -> dict[str, int]:
         """Return how many rows each day has.
@@ -205,14 +209,14 @@ class Walk:
                     yield from self._batches_by_id(self._values([organization_id], since, until))
             elif rows:
                 yield Batch(and_(*conditions), values, rows, Position(organizations[0], until))
-                width *= min(2, _FILLED * size / rows)
+            width *= min(2, _FILLED * size / rows) if rows else 4
             since = until if rows else self._oldest(organizations, until)
 
     def _oldest(self, organizations: Sequence[str], since: datetime) -> datetime:
         """Return the oldest date from a moment on, or the end of the range."""
         owners = select(self._each.label("organization_id")).subquery()
         of_owner = self._columns.organization_id == owners.c.organization_id
-        first = select(self._date).where(of_owner, *self._in_period()).order_by(self._date).limit(1)
+        first = select(self._date).where(of_owner, *self._in_period).order_by(self._date).limit(1)
         oldest = select(func.min(first.scalar_subquery())).select_from(owners)
         found = self._one(oldest, self._values(organizations, since))[0]
         if found is None:
@@ -234,8 +238,9 @@ class Walk:
             size = self._size
             found = self._one(pages.where(*conditions).offset(size - 1).limit(1), values)
             if found is None:
-                rows = self._one(select(func.count()).select_from(self._kind.table).where(*conditions), values)[0]
-                yield Batch(and_(*conditions), values, rows, None)
+                counted = select(func.count()).select_from(self._kind.table).where(*conditions)
+                if rows := self._one(counted, values)[0]:
+                    yield Batch(and_(*conditions), values, rows, None)
                 return
             yield Batch(and_(*conditions, upto), {**values, "upto": found.created_at, "upto_id": found.id}, size, None)
             conditions = (*self._in_range(), after)
@@ -256,19 +261,13 @@ class Walk:
         return self._columns.organization_id == any_(func.array(organizations.scalar_subquery()))
 
     def _in_range(self) -> tuple[ColumnElement[bool], ...]:
-        return (self._owned(), *self._in_period())
-
-    def _in_period(self) -> tuple[ColumnElement[bool], ...]:
-        return (
-            self._date >= parameter("since", self._dialect),
-            self._date < parameter("until", self._dialect),
-        )
+        return (self._owned(), *self._in_period)
 
     def _values(
         self, organizations: Sequence[str], since: datetime | None = None, until: datetime | None = None
     ) -> dict[str, Any]:
         return {
-            "ids": json.dumps(organizations),
+            "ids": _array(organizations),
             "since": bound_first(since or self._since, self._dialect),
             "until": bound_first(until or self._until, self._dialect),
         }
@@ -277,6 +276,10 @@ class Walk:
         with self._connection.begin():
             by_index(self._connection)
             return self._connection.execute(statement, values).first()
+
+
+def _array(texts: Sequence[str]) -> str:
+    return json.dumps(texts, ensure_ascii=False)
 
 
 def by_index(connection: Connection) -> None:

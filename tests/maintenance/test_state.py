@@ -128,8 +128,7 @@ def test_indexes_of_a_host_count_under_their_own_names(empty_postgres: Database)
     assert duplicate.startswith("hosts_step")
     missing = {INDEX, "ix_provider_traces_agent_id_created_at"}
     assert found == {**dict.fromkeys(missing, "missing"), "hosts_broken": "invalid", duplicate: "duplicate"}
-    done = run_on(empty_postgres, "index")
-    assert {line.split()[1].rstrip(",") for line in done.stdout.splitlines()} == missing, done.stdout
+    assert run_on(empty_postgres, "index").stdout.startswith(f"built {', '.join(sorted(missing))}, time: ")
     # What is the host's own is named, and left to the host.
     assert {index.name for index in status(engine).indexes} == {"hosts_broken", duplicate}
     assert run_on(empty_postgres, "status").returncode == 3

@@ -132,9 +132,9 @@ def test_indexes_of_a_host_count_under_their_own_names(empty_postgres: Database)
     # The host's own ones are left to the operator. The broken one serves again, and the one built in its place, too.
     assert run_on(empty_postgres, "status").returncode == 3
     for left in ({"hosts_broken": "invalid", duplicate: "duplicate"}, {"hosts_broken": "duplicate"}):
-        found = status(engine).indexes
-        assert {index.name: index.problem for index in found} == left
-        for index in found:
+        indexes = status(engine).indexes
+        assert {index.name: index.problem for index in indexes} == left
+        for index in indexes:
             run_on_its_own(empty_postgres, *index.statements)
     assert status(engine).needs == ()
 

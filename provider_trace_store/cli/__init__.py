@@ -14,6 +14,7 @@ from provider_trace_store.cli.migrate import migrate
 from provider_trace_store.cli.output import say
 from provider_trace_store.cli.pack import pack
 from provider_trace_store.cli.prune import prune
+from provider_trace_store.cli.release import release
 from provider_trace_store.cli.show import diff, run, show
 from provider_trace_store.cli.stats import stats
 from provider_trace_store.cli.status import status
@@ -37,6 +38,7 @@ app.command()(unpack)
 app.command()(verify)
 app.command()(erase)
 app.command()(prune)
+app.command()(release)
 app.command()(show)
 app.command()(run)
 app.command()(diff)

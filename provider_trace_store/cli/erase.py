@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -11,7 +10,7 @@ import typer
 
 from provider_trace_store.cli.migrate import Schema, Url  # noqa: TC001  (typer reads the annotations)
 from provider_trace_store.cli.output import USAGE, say, say_error
-from provider_trace_store.cli.progress import DryRun, Json, Pause, display, run_job
+from provider_trace_store.cli.progress import DryRun, Json, Pause, check_can_ask, display, is_confirmed, run_job
 from provider_trace_store.errors import shown
 from provider_trace_store.maintenance import erase_matching
 
@@ -46,9 +45,7 @@ def erase(
     if sum(value is not None for value in (user, agent, run, trace)) > 1:
         say_error("choose one of --user, --agent, --run and --trace")
         raise typer.Exit(USAGE)
-    if not (yes or dry_run or sys.stdin.isatty()):
-        say_error("erase asks before it deletes, and standard input is not a terminal: add --yes or --dry-run")
-        raise typer.Exit(USAGE)
+    check_can_ask("erase", is_asking=not (yes or dry_run))
 
     def job(engine: Engine) -> None:
         with display() as show:
@@ -65,7 +62,7 @@ def erase(
             report = action(dry_run=True) if dry_run or not yes else action(pause=pause)
         if report.is_dry_run and not dry_run:
             typer.echo(_described(report), err=True)
-            if not _is_confirmed():
+            if not is_confirmed("Erase them for good?"):
                 say_error("nothing was erased")
                 raise typer.Exit(1)
             with display() as show:
@@ -75,13 +72,6 @@ def erase(
             raise typer.Exit(1)
 
     run_job(url, schema, job)
-
-
-def _is_confirmed() -> bool:
-    try:
-        return typer.confirm("Erase them for good?", err=True)
-    except typer.Abort:  # Ctrl-C has one exit status in all commands
-        raise KeyboardInterrupt from None
 
 
 def _described(report: ErasureReport) -> str:

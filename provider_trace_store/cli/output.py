@@ -34,6 +34,7 @@ _OPTIONS: Final = {
     "until": "--until",
     "drop_data=True": "--drop-data",
     "drop_adopted=[TABLE]": "--drop-adopted TABLE",
+    "drop_tables": "--drop-table",
 }
 # Exit statuses; docs/commands.md lists them all.
 USAGE: Final = 2

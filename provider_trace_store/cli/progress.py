@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from provider_trace_store.cli.output import reporting
+from provider_trace_store.cli.output import USAGE, reporting, say_error
 from provider_trace_store.errors import InvalidArgumentError
 from provider_trace_store.maintenance.durations import parse_duration
 from provider_trace_store.migrations.target import connected, database_url
@@ -44,6 +44,30 @@ def checked_duration(value: str) -> str:
     except InvalidArgumentError as error:
         raise typer.BadParameter(error.reason) from None
     return value
+
+
+def check_can_ask(command: str, *, is_asking: bool) -> None:
+    """Exit with the status of wrong usage if a command would ask, and standard input is not a terminal.
+
+    Args:
+        command: the name of the command.
+        is_asking: whether neither `--yes` nor `--dry-run` is given.
+    """
+    if is_asking and not sys.stdin.isatty():
+        say_error(f"{command} asks before it deletes, and standard input is not a terminal: add --yes or --dry-run")
+        raise typer.Exit(USAGE)
+
+
+def is_confirmed(question: str) -> bool:
+    """Ask on the terminal, and return whether the answer is yes.
+
+    Args:
+        question: the question.
+    """
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:  # Ctrl-C has one exit status in all commands
+        raise KeyboardInterrupt from None
 
 
 def run_job(url: str | None, schema: str | None, job: Callable[[Engine], None]) -> None:

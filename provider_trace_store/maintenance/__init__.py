@@ -7,6 +7,8 @@ from provider_trace_store.maintenance.indexing import IndexReport, build_indexes
 from provider_trace_store.maintenance.overview import status
 from provider_trace_store.maintenance.packing import PackReport, Refusal, pack
 from provider_trace_store.maintenance.pruning import Prunable, PrunedTable, RetentionReport, prune
+from provider_trace_store.maintenance.release_plan import ReleasedTable
+from provider_trace_store.maintenance.releasing import ReleaseReport, release
 from provider_trace_store.maintenance.retention import PruneReport, prune_packs
 from provider_trace_store.maintenance.status_report import (
     DateRange,
@@ -38,6 +40,8 @@ __all__ = [
     "PruneReport",
     "PrunedTable",
     "Refusal",
+    "ReleaseReport",
+    "ReleasedTable",
     "RetentionReport",
     "SpoolStatus",
     "StatusReport",
@@ -53,6 +57,7 @@ __all__ = [
     "pack",
     "prune",
     "prune_packs",
+    "release",
     "status",
     "unpack",
     "verify_packs",

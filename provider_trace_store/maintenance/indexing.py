@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Thread
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from provider_trace_store.database.drivers import sqlstate_of
 from provider_trace_store.database.names import quoted, quoted_table, without_parameters
 from provider_trace_store.errors import MaintenanceError
+from provider_trace_store.maintenance.ddl import Ddl, refusal
 from provider_trace_store.maintenance.progress import Meter, Stop, one_at_a_time, schema_of
 from provider_trace_store.maintenance.reports import Report
 from provider_trace_store.migrations import DEFAULT_LOCK_TIMEOUT, DEFAULT_TRIES, schema_metadata
@@ -32,15 +31,6 @@ if TYPE_CHECKING:
     from provider_trace_store.maintenance.progress import Progress
 
 _POLL: Final = 0.5  # seconds
-# PostgreSQL's lock_not_available and deadlock_detected: the statement is tried again.
-_RETRIED: Final = frozenset({"55P03", "40P01"})
-_REASONS: Final = {
-    "42501": "the role must own the table and may need CREATE on its schema",
-    "42P07": "another relation has this name: rename it, or drop it, and run the command again",
-    "53100": "the disk is full: make room, and run the command again",
-    "57014": "it was cancelled: run the command again",
-    "57P01": "the connection was ended: run the command again",
-}
 _TREE: Final = """
     SELECT CAST(CAST(:name AS text) AS regclass) AS relid
     UNION SELECT relid FROM pg_partition_tree(CAST(CAST(:name AS text) AS regclass))
@@ -53,10 +43,6 @@ _BUILDING: Final = text(
     WHERE datid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND relid IN ({_TREE})
     ORDER BY pid LIMIT 1
     """  # noqa: S608  (constants)
-)
-# Limits of the role or the database that would end a long statement; a build waits for transactions, blocking nobody.
-_LIMITS: Final = text(
-    "SELECT name FROM pg_settings WHERE name IN ('statement_timeout', 'lock_timeout') AND setting <> '0'"
 )
 
 
@@ -133,7 +119,7 @@ class _Builder:
     """Builds indexes, and tells how far each is.
 
     Args:
-        engine: for the connection on which a statement runs.
+        engine: for the connections on which statements run.
         connection: in autocommit mode, for looks at the catalog.
         patience: how long to wait for locks.
         stop: whether Ctrl-C was pressed.
@@ -148,98 +134,49 @@ class _Builder:
         stop: Stop,
         on_progress: Callable[[Progress], object] | None,
     ) -> None:
-        self.statements: list[str] = []
-        self._engine = engine
+        self._ddl = Ddl(engine, patience, stop)
         self._connection = connection
-        self._patience = patience
         self._stop = stop
         self._on_progress = on_progress
         self._meter: Meter | None = None
         self._phase = ""
 
+    @property
+    def statements(self) -> list[str]:
+        """The statements that were run."""
+        return self._ddl.statements
+
     def build(self, table: Table, index: Index) -> str:
         """Build an index, and return its name; a build by another session is waited for."""
         name = str(index.name)
-        for pause in [*self._patience.pauses, None]:
-            self._await_others(table)
+        try:
+            self._ddl.insist(partial(self._try, table, index))
+        except DBAPIError as error:
+            problem = f"{table.fullname}: the database refused to build {name} {refusal(error)}"
+        else:
             if index not in missing_indexes(self._connection, table):
-                break
-            steps = self._steps(table, index)
-            error = self._try(table, steps)
-            if error is None:
-                self._mark(index, steps)
-                break
-            if pause is None or sqlstate_of(error) not in _RETRIED:
-                raise MaintenanceError(self._refused(table, name, error)) from None
-            self._stop.wait(pause)
-            self._stop.check()
-        if index in missing_indexes(self._connection, table):
-            raise MaintenanceError(
+                return name
+            problem = (
                 f"{table.fullname}: the index {name} is still missing, although its statements were run: look for an "
                 "index of this name with other columns, rename it, and run the command again"
             )
-        return name
+        raise MaintenanceError(problem)
+
+    def _try(self, table: Table, index: Index) -> None:
+        self._await_others(table)
+        if index not in missing_indexes(self._connection, table):
+            return
+        steps = self._steps(table, index)
+        for statement in steps.slow:
+            self._ddl.run_long(statement, lambda: self._tell(table))
+        for statement in steps.quick:
+            self._ddl.run_quick(statement)
+        self._mark(index, steps)
 
     def _steps(self, table: Table, index: Index) -> Steps:
         if self._connection.dialect.name != "postgresql":
             return Steps([statement_for_sqlite(self._connection.dialect, index)], [])
         return steps_for(self._connection, table, index)
-
-    def _try(self, table: Table, steps: Steps) -> DBAPIError | None:
-        try:
-            for statement in steps.slow:
-                self._stop.check()
-                self._run_slow(table, statement)
-                self.statements.append(statement)
-            for statement in steps.quick:
-                self._stop.check()
-                self._run_quick(statement)
-                self.statements.append(statement)
-        except DBAPIError as error:
-            return error
-        return None
-
-    def _run_slow(self, table: Table, statement: str) -> None:
-        """Run a statement in a thread, and tell its progress meanwhile; Ctrl-C cancels it."""
-        if self._connection.dialect.name != "postgresql":
-            with self._engine.begin() as connection:
-                connection.execute(without_parameters(statement))
-            return
-        failures: list[BaseException] = []
-        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-
-            def run() -> None:
-                try:
-                    connection.execute(without_parameters(statement))
-                except BaseException as error:  # noqa: BLE001  # raised again by the thread that waits
-                    failures.append(error)
-
-            with _without_limits(connection):
-                thread = Thread(target=run, name="provider_trace_store.index", daemon=True)
-                thread.start()
-                self._watch(table, thread, connection)
-                if failures:
-                    raise failures[0]
-
-    def _watch(self, table: Table, thread: Thread, connection: Connection) -> None:
-        try:
-            while thread.is_alive():
-                thread.join(_POLL)
-                self._stop.check()
-                self._tell(table)
-        except BaseException:
-            driver: Any = connection.connection.driver_connection
-            driver.cancel()
-            thread.join()
-            raise
-
-    def _run_quick(self, statement: str) -> None:
-        """Run a statement that takes a table lock, in a transaction of its own with a limit of the wait."""
-        milliseconds = round(self._patience.lock_timeout * 1000)
-        engine = self._engine.execution_options(isolation_level="READ COMMITTED")
-        with engine.begin() as connection:
-            connection.execute(without_parameters(f"SET LOCAL lock_timeout = '{milliseconds}ms'"))
-            connection.execute(without_parameters(statement))
 
     def _mark(self, index: Index, steps: Steps) -> None:
         """Mark an index that the steps created, so that a downgrade drops it as it drops those of a migration."""
@@ -276,25 +213,3 @@ class _Builder:
             self._meter = Meter("index", self._on_progress, None, unit="blocks")
             self._phase = phase
         return self._meter
-
-    def _refused(self, table: Table, name: str, error: DBAPIError) -> str:
-        state = sqlstate_of(error)
-        default = "see the server's log, and run the command again"
-        if state in _RETRIED:
-            default = "the table's lock was not free in time: end the transactions that hold it, and run it again"
-        reason = _REASONS.get(state or "", default)
-        code = f"SQLSTATE {state}" if state else type(error.orig).__name__
-        return f"{table.fullname}: the database refused to build {name} ({code}): {reason}"
-
-
-@contextmanager
-def _without_limits(connection: Connection) -> Iterator[None]:
-    """Switch off the limits that would end a long statement; a pooled connection gets them back."""
-    limits = [str(name) for name in connection.scalars(_LIMITS)]
-    for limit in limits:
-        connection.execute(without_parameters(f"SET {limit} = 0"))
-    try:
-        yield
-    finally:
-        for limit in limits:
-            connection.execute(without_parameters(f"RESET {limit}"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import JSON, Column, DateTime, MetaData, Table, func, text
@@ -15,8 +14,9 @@ from provider_trace_store.migrations.columns import existing_columns
 from provider_trace_store.migrations.dropping import drop
 from provider_trace_store.migrations.indexes import build_indexes
 from provider_trace_store.migrations.operations import op
-from provider_trace_store.migrations.origin import create_table, is_created
+from provider_trace_store.migrations.origin import add_column, create_table, is_created
 from provider_trace_store.migrations.rows import why_not_empty
+from provider_trace_store.migrations.sqlite_version import drops_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +29,6 @@ logger: Final = logging.getLogger("provider_trace_store.migrations")
 
 # Adoption does not add these columns: a table without one of them does not hold traces.
 _INDISPENSABLE: Final = frozenset({"id", "request_json", "response_json", "organization_id"})
-# The version of SQLite that has ALTER TABLE … DROP COLUMN: https://sqlite.org/changes.html#version_3_35_0.
-_DROPS_COLUMNS: Final = (3, 35)
 
 
 def target_schema() -> str | None:
@@ -101,11 +99,8 @@ def add_columns(table: Table) -> None:
             raise TableMismatchError(table.fullname, problems)
         existing = existing_columns(connection, table)
         missing = [column for column in table.columns if column.name not in existing]
-    name = quoted(context.dialect, table.schema, table.name)
     for column in missing:
-        # Not by Alembic, which takes a dot in the name of a schema for the end of a database's name.
-        type_ = column.type.compile(context.dialect)
-        op.execute(without_parameters(f"ALTER TABLE {name} ADD COLUMN {column.name} {type_}"))
+        add_column(table, column)
     if missing and not context.as_sql and not is_created(op.get_bind(), table):
         _warn_of_owner(table, f"was adopted, and got the columns {', '.join(column.name for column in missing)}")
 
@@ -123,7 +118,7 @@ def drop_column(table: str, column: str) -> None:
             place = Table(table, MetaData(), schema=target_schema())
             if kind_of(op.get_bind(), place) != "a table" or column not in existing_columns(op.get_bind(), place):
                 return
-        if sqlite3.sqlite_version_info < _DROPS_COLUMNS:
+        if not drops_columns():
             return
         op.execute(f"ALTER TABLE {quoted(context.dialect, target_schema(), table)} DROP COLUMN {column}")
         return
@@ -243,10 +238,10 @@ def _compare(connection: Connection, table: Table) -> tuple[list[str], list[Colu
 def _add(table: Table, column: Column[Any]) -> None:
     """Add a column without rewriting a row: existing rows get a constant default, or NULL."""
     if not isinstance(column.type, DateTime):
-        op.add_column(table.name, column._copy(), schema=table.schema)  # noqa: SLF001  # a column belongs to one table; Alembic copies the same way
+        add_column(table, column)
         return
     # The default is set in a second step: in one step, existing rows would get the time of this migration.
-    op.add_column(table.name, Column(column.name, column.type), schema=table.schema)
+    add_column(table, Column(column.name, column.type))
     if op.get_context().dialect.name == "postgresql":
         op.alter_column(table.name, column.name, server_default=func.now(), schema=table.schema)
 

@@ -70,7 +70,7 @@ def drop(name: str) -> None:
             return
         if kind != "a table":
             raise MigrationError(f"{table.fullname} is {kind}, not a table; nothing was changed: drop or rename it")
-        _check(connection, table, is_named=is_named, may_drop_rows=may_drop_rows)
+        check_drop(connection, table, is_named=is_named, may_drop_rows=may_drop_rows)
     op.drop_table(name, schema=table.schema)
 
 
@@ -84,7 +84,20 @@ def _named(names: Any) -> frozenset[str]:  # noqa: ANN401  # the caller's
     return given
 
 
-def _check(connection: Connection, table: Table, *, is_named: bool, may_drop_rows: bool) -> None:
+def check_drop(connection: Connection, table: Table, *, is_named: bool, may_drop_rows: bool) -> None:
+    """Lock an existing table, and check that it may be dropped.
+
+    Args:
+        connection: in the transaction that drops the table.
+        table: the table, in its schema.
+        is_named: whether it may be dropped although nothing shows that a migration created it.
+        may_drop_rows: whether it may be dropped with its rows.
+
+    Raises:
+        AdoptedTableError: nothing shows that a migration created the table, and `is_named` is False.
+        TableNotEmptyError: the table has rows, or may have rows, and `may_drop_rows` is False.
+        MigrationError: other objects depend on the table.
+    """
     name = quoted_table(connection, table)
     if not is_named and not is_created(connection, table):
         # Asked without a lock: the answer decides between two refusals, and the table's users go on.
@@ -102,7 +115,7 @@ def _check(connection: Connection, table: Table, *, is_named: bool, may_drop_row
     if dependents := _dependents(connection, table):
         raise MigrationError(
             f"{name} cannot be dropped, because these depend on it: {', '.join(dependents)}; nothing was changed: drop "
-            "or change them, and run the downgrade again"
+            "or change them, and run the command again"
         )
 
 

@@ -1,26 +1,35 @@
-"""Who created a table or an index: a mark in the database on each one that a migration of this package creates.
+"""Who created a table, an index or a column: a mark in the database on each one that a migration of ours creates.
 
-PostgreSQL keeps the mark as a comment on the table's primary key and on the index, SQLite as a comment inside the
-stored text of the CREATE statement. The mark belongs to the object: it is gone with it, and a table of the same name
-that a host creates has none. Earlier releases set no mark, so a table without one may also be theirs.
+PostgreSQL keeps the mark as a comment on the table's primary key, on the index, and on the column of an adopted table.
+SQLite keeps it as a comment inside the stored text of the CREATE statement. The mark belongs to the object: it is gone
+with it, and a table of the same name that a host creates has none. Earlier releases set no mark, so a table without one
+may also be theirs.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import text
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
 
-from provider_trace_store.database.names import do_block, literal, quoted, without_parameters
+from provider_trace_store.database.names import do_block, literal, quoted, quoted_table, without_parameters
 from provider_trace_store.migrations.operations import op
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Index, Table
+    from sqlalchemy import Column, Connection, Index, Table
     from sqlalchemy.engine import Dialect
 
 MARK: Final = "created by provider_trace_store"
+# Not the same text: SQLite keeps both marks in the text of the table.
+_COLUMN_MARK: Final = "added by provider_trace_store"
+_MARKED_COLUMN: Final = re.compile(rf"(\w+)\"? /\* {_COLUMN_MARK} \*/")
+_MARKED_COLUMNS: Final = text(
+    "SELECT CAST(attname AS text) FROM pg_attribute WHERE attrelid = to_regclass(:name) AND NOT attisdropped "
+    "AND attnum > 0 AND position(CAST(:mark AS text) IN col_description(attrelid, attnum)) > 0 ORDER BY attnum"
+)
 
 
 class _CreateTable(CreateTable):
@@ -76,6 +85,39 @@ def create_index(index: Index) -> None:
     dialect = op.get_context().dialect
     if dialect.name == "postgresql":
         op.execute(without_parameters(statement_of_mark(dialect, index)))
+
+
+def add_column(table: Table, column: Column[Any]) -> None:
+    """Add a column to an existing table, and mark it if the table was adopted; one of SQLite is marked in any case.
+
+    Args:
+        table: the table, in the schema of the running migration.
+        column: the new column, with the default that existing rows get.
+    """
+    dialect = op.get_context().dialect
+    name = quoted(dialect, table.schema, table.name)
+    definition = str(CreateColumn(column).compile(dialect=dialect)).strip()
+    if dialect.name == "sqlite":
+        column_name, _, rest = definition.partition(" ")
+        definition = f"{column_name} /* {_COLUMN_MARK} */ {rest}"
+    op.execute(without_parameters(f"ALTER TABLE {name} ADD COLUMN {definition}"))
+    if dialect.name == "postgresql":
+        comment = f"COMMENT ON COLUMN {name}.{quoted(dialect, column.name)} IS {literal(_COLUMN_MARK)}"
+        condition = is_created_condition(name)
+        op.execute(without_parameters(do_block(f"BEGIN IF NOT {condition} THEN {comment}; END IF; END")))
+
+
+def added_columns(connection: Connection, table: Table) -> list[str]:
+    """Return the columns that migrations of this package are recorded to have added to an adopted table.
+
+    Args:
+        connection: the database to look at.
+        table: an existing table, in its schema.
+    """
+    if connection.dialect.name == "postgresql":
+        names = {"name": quoted_table(connection, table), "mark": _COLUMN_MARK}
+        return list(connection.scalars(_MARKED_COLUMNS, names))
+    return _MARKED_COLUMN.findall(_sqlite_text(connection, table, "table", table.name))
 
 
 def statement_of_mark(dialect: Dialect, index: Index) -> str:

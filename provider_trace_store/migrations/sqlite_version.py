@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING, Any, Final
 
 from provider_trace_store.errors import MigrationError
@@ -24,3 +25,8 @@ def check_version(connection: Connection) -> None:
             f"SQLite {driver.sqlite_version} is too old, and nothing was changed: use a Python with SQLite {oldest} or "
             "later"
         )
+
+
+def drops_columns() -> bool:
+    """Return whether this SQLite has ALTER TABLE … DROP COLUMN: https://sqlite.org/changes.html#version_3_35_0."""
+    return sqlite3.sqlite_version_info >= (3, 35)

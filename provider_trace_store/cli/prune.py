@@ -32,6 +32,7 @@ OlderThan = Annotated[
     str, typer.Option(callback=checked_duration, metavar="AGE", help="Delete what is older: 30d, 12h, 90m.")
 ]
 TableName = Annotated[Prunable, typer.Option("--table", help="What to prune.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Detach old partitions, and keep their tables.")]
 Vacuum = Annotated[bool, typer.Option("--vacuum", help="Run VACUUM of the tables afterwards.")]
 
 
@@ -43,12 +44,13 @@ def prune(
     rate: RowRate = None,
     pause: Pause = 0.0,
     vacuum: Vacuum = False,
+    detach: Detach = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     url: Url = None,
     schema: Schema = None,
 ) -> None:
-    """Delete full traces, packed bodies or metadata that are too old, in batches by date.
+    """Delete full traces, packed bodies or metadata that are too old, in batches by date or by whole partitions.
 
     It can be stopped at any moment and run again: each batch is one transaction.
 
@@ -65,21 +67,22 @@ def prune(
                 rate=rate,
                 pause=pause,
                 vacuum=vacuum,
+                detach=detach,
                 dry_run=dry_run,
                 on_progress=show,
             )
-        say(json.dumps(report.as_json()) if as_json else _described(report))
+        say(json.dumps(report.as_json()) if as_json else _described(report, is_kept=detach))
         if report.packs is not None and report.packs.failures:
             raise typer.Exit(1)
 
     run_job(url, schema, job)
 
 
-def _described(report: RetentionReport) -> str:
+def _described(report: RetentionReport, *, is_kept: bool) -> str:
     verb = "would delete" if report.is_dry_run else "deleted"
     lines: list[str] = []
     if report.full is not None:
-        lines += _lines(f"{verb} {report.full.rows} full traces", report.full)
+        lines += _lines(f"{verb} {report.full.rows} full traces", report.full, is_kept=is_kept)
     if report.packs is not None:
         packs = report.packs
         lines.append(
@@ -88,12 +91,16 @@ def _described(report: RetentionReport) -> str:
         )
         lines += [f"pack {failure.pack_id} stays: {failure.problem}" for failure in packs.failures]
     if report.metadata is not None:
-        lines += _lines(f"{verb} {report.metadata.rows} rows of metadata", report.metadata)
+        lines += _lines(f"{verb} {report.metadata.rows} rows of metadata", report.metadata, is_kept=is_kept)
     return "\n".join(lines)
 
 
-def _lines(first: str, pruned: PrunedTable) -> list[str]:
+def _lines(first: str, pruned: PrunedTable, *, is_kept: bool) -> list[str]:
     lines = [first, *(f"  {day}: {rows}" for day, rows in pruned.days.items())]
+    verb = "detached" if is_kept else "dropped"
+    for partition in pruned.partitions:
+        rows = "of an interrupted run" if partition.rows is None else f"rows: {partition.rows}"
+        lines.append(f"  partition {partition.name}, {verb} as a whole, {rows}")
     if pruned.packed:
         lines.append(f"  stay: {pruned.packed} rows of packed traces")
     if pruned.undated:

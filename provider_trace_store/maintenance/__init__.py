@@ -6,6 +6,7 @@ from provider_trace_store.maintenance.erasing_selections import ErasureReport, e
 from provider_trace_store.maintenance.indexing import IndexReport, build_indexes
 from provider_trace_store.maintenance.overview import status
 from provider_trace_store.maintenance.packing import PackReport, Refusal, pack
+from provider_trace_store.maintenance.partitions import PrunedPartition
 from provider_trace_store.maintenance.pruning import Prunable, PrunedTable, RetentionReport, prune
 from provider_trace_store.maintenance.release_plan import ReleasedTable
 from provider_trace_store.maintenance.releasing import ReleaseReport, release
@@ -38,6 +39,7 @@ __all__ = [
     "PackedShare",
     "Prunable",
     "PruneReport",
+    "PrunedPartition",
     "PrunedTable",
     "Refusal",
     "ReleaseReport",

@@ -11,7 +11,13 @@ from provider_trace_store.database.names import quoted, quoted_table
 from provider_trace_store.errors import InvalidArgumentError, MaintenanceError
 from provider_trace_store.migrations import VERSION_TABLE, schema_metadata
 from provider_trace_store.migrations.checks import kind_of
-from provider_trace_store.migrations.origin import MARK, added_columns, is_created, is_created_index
+from provider_trace_store.migrations.origin import (
+    MARK,
+    added_columns,
+    is_created,
+    is_created_index,
+    statement_of_comment,
+)
 from provider_trace_store.migrations.sqlite_version import drops_columns
 from provider_trace_store.packs.store import PACKS
 from provider_trace_store.tables.models import metadata
@@ -149,6 +155,8 @@ def _add(plan: Plan, connection: Connection, table: Table, released: ReleasedTab
     if actions and dialect.name != "sqlite":
         actions = [", ".join(actions)]
     plan.final.extend(f"ALTER TABLE {quoted_table(connection, table)} {action}" for action in actions)
+    if actions and dialect.name != "sqlite":
+        plan.final.append(statement_of_comment(connection, table, released.columns))
 
 
 def packs_of(schema: str | None) -> Table:

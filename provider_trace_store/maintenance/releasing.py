@@ -108,11 +108,10 @@ def release(  # noqa: PLR0913  (each is an option of the command)
 
 
 def _drop_indexes(ddl: Ddl, plan: Plan) -> None:
-    run = [(ddl.run_long, statement) for statement in plan.concurrent]
-    run += [(ddl.run_quick, statement) for statement in plan.quick]
-    for action, statement in run:
+    for statement in (*plan.concurrent, *plan.quick):
+        run = ddl.run_long if statement in plan.concurrent else ddl.run_quick
         try:
-            ddl.insist(partial(action, statement))
+            ddl.insist(partial(run, statement))
         except DBAPIError as error:
             problem = f"the database refused {statement} {refusal(error)}"
         else:

@@ -1,9 +1,10 @@
 """Who created a table, an index or a column: a mark in the database on each one that a migration of ours creates.
 
-PostgreSQL keeps the mark as a comment on the table's primary key, on the index, and on the column of an adopted table.
-SQLite keeps it as a comment inside the stored text of the CREATE statement. The mark belongs to the object: it is gone
-with it, and a table of the same name that a host creates has none. Earlier releases set no mark, so a table without one
-may also be theirs.
+PostgreSQL keeps the mark as a comment on the table's primary key and on the index, SQLite as a comment inside the
+stored text of the CREATE statement. The mark belongs to the object: it is gone with it, and a table of the same name
+that a host creates has none. The primary key of an adopted table names the columns that it got, by name and number, and
+no column has another one's number. A comment on the column itself would be a difference for a host's autogenerate.
+Earlier releases set no mark, so a table without one may also be theirs.
 """
 
 from __future__ import annotations
@@ -19,16 +20,23 @@ from provider_trace_store.database.names import do_block, literal, quoted, quote
 from provider_trace_store.migrations.operations import op
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Column, Connection, Index, Table
     from sqlalchemy.engine import Dialect
 
 MARK: Final = "created by provider_trace_store"
 # Not the same text: SQLite keeps both marks in the text of the table.
 _COLUMN_MARK: Final = "added by provider_trace_store"
-_MARKED_COLUMN: Final = re.compile(rf"(\w+)\"? /\* {_COLUMN_MARK} \*/")
-_MARKED_COLUMNS: Final = text(
-    "SELECT CAST(attname AS text) FROM pg_attribute WHERE attrelid = to_regclass(:name) AND NOT attisdropped "
-    "AND attnum > 0 AND position(CAST(:mark AS text) IN col_description(attrelid, attnum)) > 0 ORDER BY attnum"
+_IN_SQLITE: Final = re.compile(rf"(\w+)\"? /\* {_COLUMN_MARK} \*/")
+_IN_COMMENT: Final = re.compile(rf"(?:; )?{_COLUMN_MARK}: (\w+)/(\d+)")
+_KEY: Final = text(
+    "SELECT conname AS name, coalesce(obj_description(oid, 'pg_constraint'), '') AS comment FROM pg_constraint "
+    "WHERE conrelid = to_regclass(:name) AND contype = 'p'"
+)
+_NUMBERS: Final = text(
+    "SELECT CAST(attname AS text), attnum FROM pg_attribute "
+    "WHERE attrelid = to_regclass(:name) AND attnum > 0 AND NOT attisdropped"
 )
 
 
@@ -102,9 +110,20 @@ def add_column(table: Table, column: Column[Any]) -> None:
         definition = f"{column_name} /* {_COLUMN_MARK} */ {rest}"
     op.execute(without_parameters(f"ALTER TABLE {name} ADD COLUMN {definition}"))
     if dialect.name == "postgresql":
-        comment = f"COMMENT ON COLUMN {name}.{quoted(dialect, column.name)} IS {literal(_COLUMN_MARK)}"
-        condition = is_created_condition(name)
-        op.execute(without_parameters(do_block(f"BEGIN IF NOT {condition} THEN {comment}; END IF; END")))
+        op.execute(
+            without_parameters(
+                do_block(
+                    "DECLARE key name; kept text; added text; BEGIN "  # noqa: S608  # quoted
+                    "SELECT conname, obj_description(oid, 'pg_constraint') INTO key, kept FROM pg_constraint "
+                    f"WHERE conrelid = CAST({literal(name)} AS regclass) AND contype = 'p'; "
+                    f"SELECT {literal(f'{_COLUMN_MARK}: {column.name}/')} || attnum INTO added FROM pg_attribute "
+                    f"WHERE attrelid = CAST({literal(name)} AS regclass) AND attname = {literal(column.name)}; "
+                    f"IF key IS NOT NULL AND position({literal(MARK)} IN coalesce(kept, '')) = 0 THEN "
+                    f"EXECUTE format('COMMENT ON CONSTRAINT %I ON %s IS %L', key, {literal(name)}, "
+                    "concat_ws('; ', kept, added)); END IF; END"
+                )
+            )
+        )
 
 
 def added_columns(connection: Connection, table: Table) -> list[str]:
@@ -114,10 +133,28 @@ def added_columns(connection: Connection, table: Table) -> list[str]:
         connection: the database to look at.
         table: an existing table, in its schema.
     """
-    if connection.dialect.name == "postgresql":
-        names = {"name": quoted_table(connection, table), "mark": _COLUMN_MARK}
-        return list(connection.scalars(_MARKED_COLUMNS, names))
-    return _MARKED_COLUMN.findall(_sqlite_text(connection, table, "table", table.name))
+    if connection.dialect.name != "postgresql":
+        return _IN_SQLITE.findall(_sqlite_text(connection, table, "table", table.name))
+    name = {"name": quoted_table(connection, table)}
+    key = connection.execute(_KEY, name).first()
+    numbers = {column: str(number) for column, number in connection.execute(_NUMBERS, name)}
+    marked = _IN_COMMENT.findall(key.comment) if key else ()
+    return [column for column, number in marked if numbers.get(column) == number]
+
+
+def statement_of_comment(connection: Connection, table: Table, columns: Sequence[str]) -> str:
+    """Return the statement of PostgreSQL that takes columns out of the mark of an adopted table.
+
+    Args:
+        connection: the database to look at.
+        table: as for `added_columns`.
+        columns: columns that `added_columns` returned.
+    """
+    name = quoted_table(connection, table)
+    key = connection.execute(_KEY, {"name": name}).one()
+    left = _IN_COMMENT.sub(lambda found: "" if found[1] in columns else found[0], key.comment).removeprefix("; ")
+    constraint = quoted(connection.dialect, key.name)
+    return f"COMMENT ON CONSTRAINT {constraint} ON {name} IS {literal(left) if left else 'NULL'}"
 
 
 def statement_of_mark(dialect: Dialect, index: Index) -> str:

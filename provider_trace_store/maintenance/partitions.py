@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime  # noqa: TC003  (part of a public report)
 from functools import partial
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from provider_trace_store.migrations.locking import Patience
     from provider_trace_store.tables.kinds import Kind
 
+logger: Final = logging.getLogger("provider_trace_store.maintenance")
+
 # A comment on a partition that was detached to be dropped: a killed command leaves it, and the next one drops it.
 _TO_DROP: Final = "detached by provider_trace_store to be dropped, from"
 _PARENT: Final = text(
@@ -44,6 +47,7 @@ _PARTITIONS: Final = text(
         AND attname = 'created_at'
     ), parts AS (
         SELECT child.oid, nspname, relname, inhdetachpending AS is_pending, parent.oid AS parent, partdefid,
+            obj_description(child.oid, 'pg_class') AS comment,
             is_ours AND relkind IN ('r', 'p') AND pg_has_role(child.relowner, 'USAGE')
                 AND NOT row_security_active(child.oid) AS is_ours,
             regexp_match(pg_get_expr(relpartbound, child.oid), '^FOR VALUES FROM [(]''(.*)''[)] TO [(]''(.*)''[)]$')
@@ -55,6 +59,7 @@ _PARTITIONS: Final = text(
         UNION SELECT parts.oid, tree.relid FROM parts, pg_partition_tree(parts.oid) AS tree
     )
     SELECT CAST(nspname AS text) AS schema, CAST(relname AS text) AS name, is_pending, partdefid <> 0 AS has_default,
+        comment,
         CAST(bounds[2] AS timestamptz) AS until,
         is_ours AND CAST(bounds[1] AS timestamptz) > '-infinity' AND CAST(bounds[2] AS timestamptz) <= :cutoff
         AND NOT EXISTS (SELECT FROM trees JOIN pg_trigger ON tgrelid = relid WHERE trees.oid = parts.oid
@@ -107,7 +112,8 @@ class Partitions:
 
     def going(self) -> list[PrunedPartition]:
         """Return the partitions that go; one with a row of a packed trace stays, and its other rows are deleted."""
-        counted = [(row, self._counted(row)) for row in self._rows() if row.may_go]
+        rows = [row for row in self._rows() if row.may_go and not self._is_foreign(row)]
+        counted = [(row, self._counted(row)) for row in rows]
         return [PrunedPartition(self._name(row), row.until, rows) for row, (rows, packed) in counted if not packed]
 
     def prune(self, patience: Patience, stop: Stop) -> Iterator[PrunedPartition]:
@@ -140,6 +146,7 @@ class Partitions:
         try:
             ddl.insist(partial(self._try, ddl, partition.name))
         except DBAPIError as error:
+            self._unmark(ddl, partition.name)
             verb = "detach" if self._keep else "drop"
             problem = f"the database refused to {verb} the partition {partition.name} {refusal(error)}"
         else:
@@ -150,17 +157,36 @@ class Partitions:
         """Go on with a partition from the state that an earlier try left."""
         detach = f"ALTER TABLE {self._parent} DETACH PARTITION {name}"
         drops = [] if self._keep else [f"DROP TABLE IF EXISTS {name}"]
-        found = [row for row in self._rows() if self._name(row) == name]
+        found = self._found(name)
+        if not found and name not in {each.name for each in self._left()}:
+            return  # another session detached it, or it is kept
         if found and found[0].has_default and not found[0].is_pending:
             # PostgreSQL refuses CONCURRENTLY beside a default partition. One transaction leaves no half-way state.
             ddl.run_quick(detach, *drops)
             return
         if found and not self._keep:
             ddl.run_quick(f"COMMENT ON TABLE {name} IS {literal(self._comment())}")
+        elif found:
+            self._unmark(ddl, name)
         if found:
             ddl.run_alone(f"{detach} FINALIZE" if found[0].is_pending else f"{detach} CONCURRENTLY")
         if drops:
             ddl.run_quick(*drops)
+
+    def _is_foreign(self, row: Row[Any]) -> bool:
+        """Return whether another one began to detach a partition: it may want to keep the table."""
+        return bool(row.is_pending) and not self._keep and row.comment != self._comment()
+
+    def _unmark(self, ddl: Ddl, name: str) -> None:
+        """Take the mark from a partition that stays: a later run drops a table that has it."""
+        try:
+            if any(row.comment == self._comment() for row in self._found(name)):
+                ddl.run_quick(f"COMMENT ON TABLE {name} IS NULL")
+        except DBAPIError as error:
+            logger.warning("the comment on %s stays, and says that it is to be dropped %s", name, refusal(error))
+
+    def _found(self, name: str) -> list[Row[Any]]:
+        return [row for row in self._rows() if self._name(row) == name]
 
     def _left(self) -> list[PrunedPartition]:
         if self._keep:

@@ -101,7 +101,8 @@ def prune(  # noqa: PLR0913  (each is an option of the command)
     for the owner of the table, and without triggers and foreign keys that must see each row. Other rows are deleted.
 
     Args:
-        engine: synchronous; its pool must allow two connections. `schema_translate_map` decides the schema.
+        engine: synchronous; its pool must allow two connections, for a partitioned table three. `schema_translate_map`
+            decides the schema.
         older_than: traces that are older than this are deleted.
         table: what to prune.
         organization_id: only this organization; None for all.

@@ -166,20 +166,20 @@ def test_a_lock_is_waited_for_in_short_tries_and_a_killed_command_goes_on(empty_
     before = adopt(empty_postgres, *HOST, ROW)
     environment = os.environ | {VARIABLE: empty_postgres.url.render_as_string(hide_password=False)}
     arguments = [sys.executable, "-m", "provider_trace_store", "release", "--yes", "--lock-timeout", "0"]
-    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype IN ('relation', 'virtualxid')")
+    locks = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE datname = current_database() AND "
 
-    def is_waiting() -> bool:
+    def has_locks(condition: str) -> bool:
         with empty_postgres.engine().connect() as looker:
-            return bool(looker.scalar(waiting))
+            return bool(looker.scalar(text(locks + condition)))
 
     with empty_postgres.engine().connect() as reader:
         reader.execute(text("SELECT count(*) FROM provider_traces"))
         # The index of the first statement is dropped when the reader has ended.
         with subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as command:
-            wait_until(lambda: is_waiting() or command.poll() is not None)
+            wait_until(lambda: has_locks("NOT granted") or command.poll() is not None)
             command.send_signal(signal.SIGKILL)
             command.communicate()
-    wait_until(lambda: not is_waiting())
+    wait_until(lambda: not has_locks("(locktype = 'advisory' OR NOT granted)"))
     with empty_postgres.engine().connect() as writer:
         writer.execute(text(f"SELECT * FROM {VERSION_TABLE}"))
         with pytest.raises(MigrationLockError, match="could not acquire a table lock"):

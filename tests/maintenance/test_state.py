@@ -234,7 +234,7 @@ def test_the_commands_of_the_page_run(postgres: Database) -> None:
         for block in re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
         for line in block.splitlines()
     ]
-    assert len(lines) == 4
+    assert len(lines) == 6
     for line in lines:
         name, *arguments = shlex.split(line)
         assert name == "provider-trace-store"

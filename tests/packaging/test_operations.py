@@ -36,9 +36,9 @@ HOST: Final = """
 ROW: Final = (
     "INSERT INTO provider_traces (id, request_json, response_json, organization_id) VALUES ('a', '{}', '{}', 'o')"
 )
-# These sections begin with a table of a host, or with migrated tables. Others begin with an empty database.
-ADOPTING: Final = {"Adopting a large table"}
-MIGRATED: Final = {"Retention", "Packing"}
+# These sections begin with a table of a host, with migrated tables, or with both. Others begin with an empty database.
+ADOPTING: Final = {"Adopting a large table", "Leaving"}
+MIGRATED: Final = {"Leaving", "Retention", "Packing"}
 
 
 @pytest.mark.parametrize("title", sorted(SECTIONS.keys() - {"Roles", "Row-level security"}))

@@ -109,6 +109,8 @@ class Partitions:
         self._parent = quoted_table(connection, kind.table)
         self._cutoff = cutoff
         self._keep = keep
+        with connection.begin():
+            self._comment = f"{_TO_DROP} {connection.scalar(_PARENT, {'table': self._parent})}"
 
     def going(self) -> list[PrunedPartition]:
         """Return the partitions that go; one with a row of a packed trace stays, and its other rows are deleted."""
@@ -165,7 +167,7 @@ class Partitions:
             ddl.run_quick(detach, *drops)
             return
         if found and not self._keep:
-            ddl.run_quick(f"COMMENT ON TABLE {name} IS {literal(self._comment())}")
+            ddl.run_quick(f"COMMENT ON TABLE {name} IS {literal(self._comment)}")
         elif found:
             self._unmark(ddl, name)
         if found:
@@ -175,12 +177,12 @@ class Partitions:
 
     def _is_foreign(self, row: Row[Any]) -> bool:
         """Return whether another one began to detach a partition: it may want to keep the table."""
-        return bool(row.is_pending) and not self._keep and row.comment != self._comment()
+        return bool(row.is_pending) and not self._keep and row.comment != self._comment
 
     def _unmark(self, ddl: Ddl, name: str) -> None:
         """Take the mark from a partition that stays: a later run drops a table that has it."""
         try:
-            if any(row.comment == self._comment() for row in self._found(name)):
+            if any(row.comment == self._comment for row in self._found(name)):
                 ddl.run_quick(f"COMMENT ON TABLE {name} IS NULL")
         except DBAPIError as error:
             logger.warning("the comment on %s stays, and says that it is to be dropped %s", name, refusal(error))
@@ -192,12 +194,8 @@ class Partitions:
         if self._keep:
             return []
         with self._connection.begin():
-            rows = self._connection.execute(_LEFT, {"comment": self._comment()}).all()
+            rows = self._connection.execute(_LEFT, {"comment": self._comment}).all()
         return [PrunedPartition(self._name(row), None, None) for row in rows]
-
-    def _comment(self) -> str:
-        with self._connection.begin():
-            return f"{_TO_DROP} {self._connection.scalar(_PARENT, {'table': self._parent})}"
 
     def _rows(self) -> list[Row[Any]]:
         with self._connection.begin():

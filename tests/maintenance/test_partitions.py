@@ -83,20 +83,23 @@ def pruned(database: Database, **options: object) -> PrunedTable:
 
 
 def parts(report: PrunedTable) -> Sequence[tuple[str, int | None]]:
-    return [(each.name, each.rows) for each in report.partitions]
+    return [(each.name.removeprefix("public."), each.rows) for each in report.partitions]
 
 
 def test_old_partitions_are_dropped_and_rows_of_a_partly_old_one_are_deleted(postgres: Database) -> None:
     partition(postgres)
     dry = json.loads(run_on(postgres, "prune", "--older-than", "30d", "--table", "all", "--dry-run", "--json").stdout)
-    assert [(each["name"], each["rows"]) for each in dry["metadata"]["partitions"]] == [("from_50", 2), ("from_40", 1)]
+    assert [(each["name"], each["rows"]) for each in dry["metadata"]["partitions"]] == [
+        ("public.from_50", 2),
+        ("public.from_40", 1),
+    ]
     assert (dry["metadata"]["rows"], len(dry["metadata"]["days"]), dry["full"]["partitions"]) == (4, 4, [])
     assert rows_of(postgres) == 6
     done = run_on(postgres, "prune", "--older-than", "30d", "--table", "metadata")
     assert done.stdout.splitlines() == [
         "deleted 4 rows of metadata",
-        "  partition from_50, dropped as a whole, rows: 2",
-        "  partition from_40, dropped as a whole, rows: 1",
+        "  partition public.from_50, dropped as a whole, rows: 2",
+        "  partition public.from_40, dropped as a whole, rows: 1",
     ], done.stderr
     assert (rows_of(postgres), tables_of(postgres)) == (2, ["from_20", "from_33"])
     assert (pruned(postgres).rows, pruned(postgres).partitions) == (0, ())
@@ -166,14 +169,28 @@ def test_a_killed_detach_is_finalized_and_a_detached_partition_is_dropped(postgr
         with postgres.engine().connect() as looker:
             return bool(looker.scalar(pending))
 
+    def has_locks(condition: str) -> bool:
+        locks = (
+            "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE datname = current_database() AND "
+        )
+        with postgres.engine().connect() as looker:
+            return bool(looker.scalar(text(locks + condition)))
+
     with postgres.engine().connect() as reader:
         reader.execute(text("SELECT count(*) FROM provider_trace_metadata"))
         with subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as command:
             wait_until(lambda: is_pending() or command.poll() is not None)
             command.send_signal(signal.SIGKILL)
             command.communicate()
+        # The server would go on with the statement when the reader has ended.
+        run_script(
+            postgres,
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'ALTER TABLE%DETACH%'",
+        )
+        wait_until(lambda: not has_locks("NOT granted"))
         assert is_pending()
         assert "from_50" in tables_of(postgres)
+    wait_until(lambda: not has_locks("locktype = 'advisory'"))
     # One partition was detached to be dropped, as a command leaves it that was killed after the detach.
     comment = f"{partitions._TO_DROP} public.provider_trace_metadata"
     run_script(postgres, "CREATE TABLE from_left (id varchar)", f"COMMENT ON TABLE from_left IS '{comment}'")

@@ -169,6 +169,8 @@ def test_a_killed_detach_is_finalized_and_a_detached_partition_is_dropped(postgr
         with postgres.engine().connect() as looker:
             return bool(looker.scalar(pending))
 
+    sessions = "pg_locks JOIN pg_stat_activity USING (pid) WHERE datname = current_database()"
+
     def has_locks(condition: str) -> bool:
         locks = (
             "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE datname = current_database() AND "
@@ -183,10 +185,7 @@ def test_a_killed_detach_is_finalized_and_a_detached_partition_is_dropped(postgr
             command.send_signal(signal.SIGKILL)
             command.communicate()
         # The server would go on with the statement when the reader has ended.
-        run_script(
-            postgres,
-            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'ALTER TABLE%DETACH%'",
-        )
+        run_script(postgres, f"SELECT pg_cancel_backend(pid) FROM {sessions} AND query LIKE 'ALTER TABLE%DETACH%'")
         wait_until(lambda: not has_locks("NOT granted"))
         assert is_pending()
         assert "from_50" in tables_of(postgres)

@@ -172,11 +172,8 @@ def test_a_killed_detach_is_finalized_and_a_detached_partition_is_dropped(postgr
     sessions = "pg_locks JOIN pg_stat_activity USING (pid) WHERE datname = current_database()"
 
     def has_locks(condition: str) -> bool:
-        locks = (
-            "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE datname = current_database() AND "
-        )
         with postgres.engine().connect() as looker:
-            return bool(looker.scalar(text(locks + condition)))
+            return bool(looker.scalar(text(f"SELECT count(*) FROM {sessions} AND {condition}")))
 
     with postgres.engine().connect() as reader:
         reader.execute(text("SELECT count(*) FROM provider_trace_metadata"))

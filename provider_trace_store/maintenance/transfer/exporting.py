@@ -136,13 +136,13 @@ def export_traces(  # noqa: PLR0913  (each is an option of the command)
         meter.done = resumed
         traces = StoredTraces(connection, organization_id, since, until)
         try:
-            for batch in traces.batches(sink.position):
-                sink.write(batch)
-                size = sum(read.stored.size for read in batch if read.stored is not None)
-                last = batch[-1].position
-                meter.add(len(batch), size, resume_at=None if last.created_at is None else str(last.created_at))
+            for lines in traces.batches(sink.position):
+                sink.write(lines)
+                last = lines.position
+                rows = lines.rows + len(lines.unreadable)
+                meter.add(rows, lines.size, resume_at=None if last.created_at is None else str(last.created_at))
                 stop.check()
-                throttle.wait(size, stop)
+                throttle.wait(lines.size, stop)
         except KeyboardInterrupt:
             sink.keep()
             raise

@@ -14,48 +14,64 @@ import orjson
 
 from provider_trace_store.errors import MaintenanceError
 from provider_trace_store.maintenance.transfer.stored import KINDS, StoredTrace
+from provider_trace_store.packs.format import PACKED_DOCUMENTS
 from provider_trace_store.tables.kinds import FULL
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
+
+    from provider_trace_store.packs.format import Documents
 
 # No string of the first part has this text in it: a quotation mark is escaped there.
-_BYTES: Final = b',"bytes":['
+_BYTES: Final = b',"bytes":'
 # What precedes the text of each document.
 _OPENINGS: Final = {name: f',"{name}":'.encode() for name in FULL.documents}
 _TEXT: Final = "_text"
+# The columns of the first part; both tables have them.
+HEAD: Final = ("stored_as", *(name for name in FULL.layout.fields if name not in FULL.documents))
 _SUMMARY: Final = "provider_trace_store_export"
 _VERSION: Final = 1
 
 
-def line_of(stored: StoredTrace, not_json: Collection[str] = ()) -> list[bytes]:
-    """Return the pieces of the line of a row, with its line feed: the caller joins those of many lines at once.
+def add_line(
+    pieces: list[bytes],
+    head: dict[str, Any],
+    names: Sequence[str],
+    documents: Sequence[bytes | None],
+    not_json: Collection[str] = (),
+) -> int:
+    """Append the pieces of the line of a row, with its line feed, and return the bytes of its documents.
 
     Args:
-        stored: the row.
+        pieces: the caller joins those of many lines at once.
+        head: the values of `HEAD` by their names.
+        names: the row's documents, in the order of `Kind.documents`.
+        documents: the text of each.
         not_json: the documents whose text is not JSON.
     """
-    kind = stored.kind
-    head: dict[str, Any] = {"stored_as": stored.stored_as}
-    documents: list[tuple[str, bytes]] = []
-    lengths = []
-    for name, value in zip(kind.layout.fields, stored.values, strict=True):
-        if type(value) is bytes:
-            if b"\n" in value or name in not_json:
-                head[name + _TEXT] = value.decode()
-                lengths.append("null")
+    size = 0
+    lengths: list[int | None] = []
+    texts: list[bytes] = []
+    for name, text in zip(names, documents, strict=True):
+        length = None if text is None else len(text)
+        if text is not None and length is not None:
+            size += length
+            if b"\n" in text or name in not_json:
+                head[name + _TEXT] = text.decode()
+                length = None
             else:
-                documents.append((name, value))
-                lengths.append(str(len(value)))
-        elif name in kind.documents:
-            lengths.append("null")
-        else:
-            head[name] = value
-    pieces = [orjson.dumps(head)[:-1], _BYTES, ",".join(lengths).encode(), b"]"]
-    for name, value in documents:
-        pieces += (_OPENINGS[name], value)
-    pieces.append(b"}\n")
-    return pieces
+                texts += (_OPENINGS[name], text)
+        lengths.append(length)
+    pieces += (orjson.dumps(head)[:-1], _BYTES, orjson.dumps(lengths), *texts, b"}\n")
+    return size
+
+
+def with_packed(
+    names: Sequence[str], documents: Sequence[bytes | None], bodies: Documents
+) -> tuple[tuple[str, ...], list[bytes | None]]:
+    """Return the names and the documents of a packed trace: those of its row of metadata, and its bodies."""
+    given = dict(zip(names, documents, strict=True)) | dict(zip(PACKED_DOCUMENTS, bodies, strict=True))
+    return FULL.documents, [given[name] for name in FULL.documents]
 
 
 def stored_in(line: bytes, number: int) -> StoredTrace:
@@ -79,9 +95,8 @@ def _parsed(line: bytes) -> StoredTrace:
     end = line.index(_BYTES)
     head = orjson.loads(line[:end] + b"}")
     start = end + len(_BYTES)
-    end = line.index(b"]", start)
-    lengths = orjson.loads(b"[" + line[start:end] + b"]")
-    position = end + 1
+    position = line.index(b"]", start) + 1
+    lengths = orjson.loads(line[start:position])
     layout = KINDS[head["stored_as"]].layout
     for (_, name), length in zip(layout.documents, lengths, strict=True):
         if length is None:

@@ -6,15 +6,16 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from provider_trace_store.errors import MaintenanceError
+from provider_trace_store.maintenance.transfer.lines import stored_in
 from provider_trace_store.maintenance.transfer.sinks import Unreadable, complete
 from provider_trace_store.maintenance.transfer.stored import StoredTrace, stored_of
 from provider_trace_store.tables.kinds import FULL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from provider_trace_store.maintenance.transfer.reading import Position, Read
+    from provider_trace_store.maintenance.transfer.stored import Lines, Position
 
 # The most rows, and the bytes of documents, of a row group: a reader holds a whole one in memory.
 _GROUP_ROWS: Final = 100
@@ -48,17 +49,18 @@ class ParquetSink(Unreadable):
             file, _schema(), compression="zstd", use_dictionary=dictionary, write_page_checksum=True
         )
 
-    def write(self, reads: Sequence[Read]) -> None:
-        """Write a batch of rows; at least one."""
-        for read in reads:
-            if read.stored is None:
-                self.leave_out(read.position.trace_id)
-                continue
-            self._group.append(read.stored)
-            self._size += read.stored.size
+    def write(self, lines: Lines) -> None:
+        """Write a batch of rows."""
+        for trace_id in lines.unreadable:
+            self.leave_out(trace_id)
+        # Not `splitlines`: a document can have a carriage return.
+        for number, line in enumerate(lines.content.split(b"\n")[:-1], start=1):
+            stored = stored_in(line + b"\n", number)
+            self._group.append(stored)
+            self._size += stored.size
             if len(self._group) == _GROUP_ROWS or self._size >= _GROUP_BYTES:
                 self._write_group()
-        self.position = reads[-1].position
+        self.position = lines.position
 
     def keep(self) -> None:
         """Do nothing: a Parquet file without its end is not readable."""

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
 import orjson
 
 from provider_trace_store.errors import InvalidArgumentError, MaintenanceError
-from provider_trace_store.maintenance.transfer.lines import line_of, summary_line
-from provider_trace_store.maintenance.transfer.reading import Position
+from provider_trace_store.maintenance.transfer.lines import summary_line
+from provider_trace_store.maintenance.transfer.stored import Position
 from provider_trace_store.packs.zstd import stream_compressor
 
 if sys.platform != "win32":
     import fcntl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
-    from provider_trace_store.maintenance.transfer.reading import Read
+    from provider_trace_store.maintenance.transfer.stored import Lines
 
 # 32 MB: the calls of runs that alternate repeat text from far behind.
 WINDOW_LOG: Final = 25
@@ -44,8 +44,8 @@ class Sink(Protocol):
     unreadable: int
     unreadable_ids: list[str]
 
-    def write(self, reads: Sequence[Read]) -> None:
-        """Write a batch of rows; at least one."""
+    def write(self, lines: Lines) -> None:
+        """Write a batch of rows."""
 
     def keep(self) -> None:
         """Make durable what was written, so that the next export goes on after it, if the format allows that."""
@@ -149,25 +149,19 @@ class LineSink(Unreadable):
         self._resume()
         self._compressor = stream_compressor(LEVEL, WINDOW_LOG) if is_compressed else None
 
-    def write(self, reads: Sequence[Read]) -> None:
-        """Write a batch of rows; at least one."""
+    def write(self, lines: Lines) -> None:
+        """Write a batch of rows."""
         # A second Ctrl-C can interrupt this at any place: then what was written is not what is counted.
         self._is_whole = False
-        pieces: list[bytes] = []
-        rows = 0
-        for read in reads:
-            if read.stored is None:
-                self.leave_out(read.position.trace_id)
-            else:
-                pieces += line_of(read.stored, read.not_json)
-                rows += 1
-        if rows:
-            content = b"".join(pieces)
+        for trace_id in lines.unreadable:
+            self.leave_out(trace_id)
+        if lines.rows:
+            content = lines.content
             self._checksum = zlib.crc32(content, self._checksum)
             self._file.write(content if self._compressor is None else self._compressor.compress(content))
-            self.rows += rows
+            self.rows += lines.rows
             self._since_durable += len(content)
-        self.position = reads[-1].position
+        self.position = lines.position
         if self._since_durable >= _DURABLE_AFTER:
             self._make_durable(self.position)
         self._is_whole = True

@@ -1,4 +1,4 @@
-"""A stored row as it is exported and imported, and the text that names the table it belongs to."""
+"""A stored row as it is exported and imported, the text that names its table, and the place where an export is."""
 
 from __future__ import annotations
 
@@ -11,11 +11,46 @@ from provider_trace_store.tables.rows import Row, row_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from provider_trace_store.tables.kinds import Kind
 
 # By the value of `stored_as`: a packed trace is imported as a full one.
 KINDS: Final[dict[object, Kind]] = {"full": FULL, "packed": FULL, "metadata": METADATA}
+
+
+class Position(NamedTuple):
+    """The last row that was read.
+
+    Args:
+        organization_id: its organization.
+        created_at: its date, as it is compared in the table: text on SQLite; None for a row without one.
+        trace_id: its id.
+        table: 0 for the table of full traces, 1 for that of metadata.
+    """
+
+    organization_id: str
+    created_at: datetime | str | None
+    trace_id: str
+    table: int
+
+
+class Lines(NamedTuple):
+    """The lines of some rows.
+
+    Args:
+        content: the lines.
+        rows: how many there are.
+        size: the bytes of their documents.
+        unreadable: the ids of the rows that are not readable, and have no line.
+        position: where the last row is.
+    """
+
+    content: bytes
+    rows: int
+    size: int
+    unreadable: list[str]
+    position: Position
 
 
 class StoredTrace(NamedTuple):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from provider_trace_store.maintenance import BackfillReport
+    from provider_trace_store.maintenance.progress import Progress
 
 MaxLag = Annotated[
     float | None, typer.Option(metavar="SECONDS", min=0, help="Wait while a replica is further behind than this.")
@@ -54,9 +55,16 @@ def backfill(
 
     Example: provider-trace-store backfill --since 90d --rate 20000 --max-lag 5
     """
+    position = resume_at
 
     def job(engine: Engine) -> None:
         with display() as show:
+
+            def note(progress: Progress) -> None:
+                nonlocal position
+                position = progress.resume_at or position
+                show(progress)
+
             report = run_backfill(
                 engine,
                 since=moment(since),
@@ -67,11 +75,11 @@ def backfill(
                 max_lag=max_lag,
                 resume_at=resume_at,
                 dry_run=dry_run,
-                on_progress=show,
+                on_progress=note,
             )
         say(json.dumps(report.as_json()) if as_json else _described(report))
 
-    run_job(url, schema, job)
+    run_job(url, schema, job, resume_at=lambda: position)
 
 
 def _described(report: BackfillReport) -> str:

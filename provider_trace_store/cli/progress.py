@@ -70,13 +70,21 @@ def is_confirmed(question: str) -> bool:
         raise KeyboardInterrupt from None
 
 
-def run_job(url: str | None, schema: str | None, job: Callable[[Engine], None]) -> None:
+def run_job(
+    url: str | None,
+    schema: str | None,
+    job: Callable[[Engine], None],
+    *,
+    resume_at: Callable[[], str | None] = lambda: None,
+) -> None:
     """Run a command of maintenance on the tables of a database; exit with status 1 after an error, 130 after Ctrl-C.
 
     Args:
         url: the value of `--url`.
         schema: the value of `--schema`.
         job: runs the command.
+        resume_at: returns the value of `--resume-at` that the command goes on with after Ctrl-C; None for a command
+            that finds its place by itself.
     """
 
     def run() -> None:
@@ -85,10 +93,11 @@ def run_job(url: str | None, schema: str | None, job: Callable[[Engine], None]) 
             translated = {"schema_translate_map": {None: schema}} if schema else {}
             job(connection.engine.execution_options(**translated))
 
-    reporting(
-        run,
-        interrupted=lambda: f"stopped after a transaction; what was done stays. Go on with: {_again(sys.argv[1:])}",
-    )
+    def interrupted() -> str:
+        again = _again(sys.argv[1:], resume_at())
+        return f"stopped after a transaction; what was done stays. Go on with: {again}"
+
+    reporting(run, interrupted=interrupted)
 
 
 @contextmanager
@@ -144,15 +153,27 @@ def _figures(progress: Progress) -> str:
     return f"{progress.bytes_per_second / MB:.1f} MB/s{saved}"
 
 
-def _again(arguments: list[str]) -> str:
-    """Return the command line that goes on; a URL in it may have a password."""
+def _again(arguments: list[str], resume_at: str | None) -> str:
+    """Return the command line that goes on; a URL in it may have a password.
+
+    Args:
+        arguments: those of this command.
+        resume_at: as `run_job` takes it.
+    """
     shown: list[str] = []
-    is_url = False
+    # The value to write in place of the next argument; an empty one for an argument to leave out.
+    instead: str | None = None
     for argument in arguments:
-        if is_url or argument.startswith("--url="):
-            shown.append("URL" if is_url else "--url=URL")
-            is_url = False
-            continue
-        is_url = argument == "--url"
-        shown.append(shlex.quote(argument))
+        if instead is not None:
+            shown += [instead] if instead else []
+            instead = None
+        elif argument.startswith("--url="):
+            shown.append("--url=URL")
+        elif resume_at is not None and argument == "--resume-at":
+            instead = ""
+        elif resume_at is None or not argument.startswith("--resume-at="):
+            instead = "URL" if argument == "--url" else None
+            shown.append(shlex.quote(argument))
+    if resume_at is not None:
+        shown += ["--resume-at", shlex.quote(resume_at)]
     return " ".join(["provider-trace-store", *shown])

@@ -74,7 +74,7 @@ def table_status(connection: Connection, table: Table) -> TableStatus:
     """
     name = quoted_table(connection, table)
     sizes = connection.execute(_SIZES, {"name": name}).one()
-    rows = None if sizes.has_unknown_rows else round(sizes.rows or 0)
+    rows = _estimated(sizes)
     is_counted = sizes.heap <= _COUNTED_BYTES
     if is_counted:
         rows = connection.scalar(without_parameters(f"SELECT count(*) FROM {name}"))  # noqa: S608  # quoted
@@ -98,6 +98,20 @@ def table_status(connection: Connection, table: Table) -> TableStatus:
         last_autovacuum=sizes.autovacuumed,
         last_analyze=sizes.analyzed,
     )
+
+
+def estimated_rows(connection: Connection, table: Table) -> int | None:
+    """Return about how many rows an existing table has, from PostgreSQL's statistics; None if it is not known.
+
+    Args:
+        connection: in a transaction.
+        table: the table, in its schema.
+    """
+    return _estimated(connection.execute(_SIZES, {"name": quoted_table(connection, table)}).one())
+
+
+def _estimated(sizes: Row[Any]) -> int | None:
+    return None if sizes.has_unknown_rows else round(sizes.rows or 0)
 
 
 def packed_share(connection: Connection, table: Table) -> tuple[PackedShare, DateRange]:

@@ -27,7 +27,8 @@ from provider_trace_store import (
     ProviderTraceUnavailableError,
 )
 from tests.chaos.client import numbered_id
-from tests.chaos.packing_stall import measure_stall, started
+from tests.chaos.kills import PACK, is_free, started
+from tests.chaos.packing_stall import measure_stall
 from tests.support.constants import ORG
 from tests.support.throwaway import throwaway
 from tests.support.waiting import wait_until
@@ -49,6 +50,7 @@ _UNPACK_EVERY: Final = 6
 _ANY_SECONDS: Final = 1.0
 _AIMED_SECONDS: Final = 0.02
 _IN_TRANSACTION: Final = "in a transaction that had locked or written rows"
+_ARGUMENTS: Final = {"pack": PACK, "unpack": ("unpack",), "verify": ("verify",)}
 _Result = TypeVar("_Result")
 _START: Final = datetime.now(UTC).replace(microsecond=0) - timedelta(days=2)
 _ROWS: Final = "SELECT id FROM provider_traces UNION ALL SELECT id FROM provider_trace_metadata"
@@ -234,8 +236,8 @@ def run_rounds(  # noqa: PLR0913  (each is an option of the command)
         for thread in threads:
             thread.join()
     for command in ("pack", "verify"):
-        wait_until(partial(_is_free, engine))
-        with started(command, url, command) as process:
+        wait_until(partial(is_free, engine))
+        with started(_ARGUMENTS[command], url, command) as process:
             said = process.communicate()[0]
         findings.notes["left in the table after the last pack"] = _rows_left(engine)
         if process.returncode:
@@ -247,9 +249,9 @@ def run_rounds(  # noqa: PLR0913  (each is an option of the command)
 
 def _kill_one(engine: Engine, command: str, name: str, *, chance: random.Random, findings: Findings) -> bool:
     """Kill a command at any moment, or soon after a transaction of it has locked or written rows."""
-    wait_until(partial(_is_free, engine))
+    wait_until(partial(is_free, engine))
     with (
-        started(command, engine.url, name) as process,
+        started(_ARGUMENTS[command], engine.url, name) as process,
         engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
     ):
         wait_until(lambda: process.poll() is not None or _moment(connection, name) is not None)
@@ -315,13 +317,6 @@ def _check(engine: Engine, writers: list[Writer], findings: Findings, chance: ra
         findings.doubled |= {trace_id for trace_id, count in listed.items() if count > 1}
         for trace_id in chance.sample(sorted(sent), min(gets, len(sent))):
             findings.compare(call_of(*sent[trace_id]), repository.get(trace_id))
-
-
-def _is_free(engine: Engine) -> bool:
-    """Whether no session of an earlier command is left."""
-    with engine.connect() as connection:
-        statement = text("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'chaos-%'")
-        return not connection.scalar(statement)
 
 
 def _rows_left(engine: Engine) -> int:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 import threading
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -18,12 +14,10 @@ from sqlalchemy.orm import Session
 
 from provider_trace_store import ProviderTrace, ProviderTraceRepository
 from tests.chaos.client import numbered_id
+from tests.chaos.kills import PACK, started
 from tests.support.constants import ORG
-from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sqlalchemy import URL, Engine
 
 CLIENTS: Final = 16
@@ -81,34 +75,6 @@ def measure_stall(url: URL, seconds: float, turns: int = 3) -> Stall:
             )
     engine.dispose()
     return stall
-
-
-@contextmanager
-def started(command: str, url: URL, name: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a command of maintenance on all traces, as a process; it is killed at the end of the block.
-
-    Args:
-        command: the command.
-        url: of the database.
-        name: the application's name of its sessions.
-    """
-    options = ["--older-than", "0d", "--idle", "0d"] if command == "pack" else []
-    with subprocess.Popen(
-        [sys.executable, "-m", "provider_trace_store", command, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "PGAPPNAME": name,
-            "PROVIDER_TRACE_STORE_DATABASE_URL": url.render_as_string(hide_password=False),
-        },
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def _fill(engine: Engine, turn: int) -> list[ProviderTrace]:
@@ -175,7 +141,7 @@ def _turn(engine: Engine, seconds: float, first: int, old: list[ProviderTrace], 
     ready.wait()
     end = time.monotonic() + seconds
     while is_packing and time.monotonic() < end:
-        with started("pack", engine.url, "chaos-stall") as process:
+        with started(PACK, engine.url, "chaos-stall") as process:
             process.communicate()
     time.sleep(max(0.0, end - time.monotonic()))
     ended.set()

@@ -6,13 +6,10 @@ python -m tests.chaos.transfer --rounds 20
 from __future__ import annotations
 
 import argparse
-import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -22,9 +19,9 @@ from sqlalchemy.orm import Session
 
 from provider_trace_store import ProviderTraceRepository
 from provider_trace_store.maintenance import pack
+from tests.chaos.kills import kill_and_go_on
 from tests.chaos.packing import call_of
-from tests.support.constants import ORG, PATIENCE
-from tests.support.paths import ROOT
+from tests.support.constants import ORG
 from tests.support.throwaway import throwaway
 
 if TYPE_CHECKING:
@@ -39,13 +36,13 @@ _DIGEST: Final = text(
     """
 )
 # Makes the file durable, and begins a frame, after each MB: otherwise a kill throws most of the work away.
-_COMMAND: Final = """
-import sys
+_CODE: Final = """
 from provider_trace_store.maintenance.transfer import sinks
 from provider_trace_store.__main__ import main
-sinks._DURABLE_AFTER = int(sys.argv.pop(1))
+sinks._DURABLE_AFTER = 1_000_000
 main()
 """
+_ENTRY: Final = ("-c", _CODE)
 
 
 def fill(engine: Engine, traces: int) -> None:
@@ -59,49 +56,40 @@ def fill(engine: Engine, traces: int) -> None:
             session.commit()
 
 
-def run_rounds(source: URL, target: URL, rounds: int, traces: int, seed: int) -> tuple[int, int, int, int]:
-    """Return the number of rows, of missing and different ones, of doubled ones, and of kills.
+def run_rounds(source: URL, target: URL, rounds: int, traces: int, seed: int) -> tuple[int, int, int]:
+    """Return the number of rows, of missing and different ones, and of doubled ones.
 
     Args:
         source: of a migrated database that is filled here.
         target: of a migrated database without rows.
-        rounds: how often each command is killed, if it lasts that long.
+        rounds: how often each command is killed.
         traces: how many traces are transferred.
         seed: of the source of chance.
     """
     chance = random.Random(seed)  # noqa: S311  (a draw that can be repeated)
-    engine = create_engine(source, poolclass=NullPool)
+    engine, other = (create_engine(url, poolclass=NullPool) for url in (source, target))
     fill(engine, traces)
     before = _digests(engine)
     # Reading packed traces must give the same rows: the target gets them as full traces.
     pack(engine, organization_id="org-x", older_than=timedelta(), idle=timedelta())
-    kills = 0
+    missing = doubled = 0
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "all.jsonl.zst"
-        for command, url in (("export", source), ("import", target)):
-            began = time.monotonic()
-            _start(command, file, url, 1_000_000).wait()
-            whole = time.monotonic() - began
-            if command == "export":
-                file.unlink()
-            else:
-                _empty(create_engine(target, poolclass=NullPool))
-            for _ in range(rounds):
-                process = _start(command, file, url, 1_000_000)
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(chance.uniform(0.2, 1.1) * whole)
-                if process.poll() is None:
-                    process.kill()
-                    kills += 1
-                process.wait()
-                if command == "export" and file.exists():
-                    # Complete: the kills of the next rounds need another one.
-                    file.unlink()
-            if _start(command, file, url, 1_000_000).wait(PATIENCE):
-                raise RuntimeError(f"{command} did not end well")
-    after = _digests(create_engine(target, poolclass=NullPool))
-    missing = len(set(before) - set(after)) + len(set(after) - set(before))
-    return len(before), missing, len(after) - len(set(after)), kills
+        file, complete = Path(folder) / "all.jsonl.zst", Path(folder) / "complete.jsonl.zst"
+
+        def exported() -> None:
+            file.replace(complete)
+
+        def imported() -> None:
+            nonlocal missing, doubled
+            after = _digests(other)
+            missing += len(set(before) ^ set(after))
+            doubled += len(after) - len(set(after))
+            with other.begin() as connection:
+                connection.execute(text("TRUNCATE provider_traces, provider_trace_metadata, provider_trace_packs"))
+
+        kill_and_go_on(("export", str(file)), source, rounds, chance=chance, ended=exported, entry=_ENTRY)
+        kill_and_go_on(("import", str(complete)), target, rounds, chance=chance, ended=imported, entry=_ENTRY)
+    return len(before), missing, doubled
 
 
 def _digests(engine: Engine) -> list[tuple[str, str, str]]:
@@ -109,34 +97,19 @@ def _digests(engine: Engine) -> list[tuple[str, str, str]]:
         return [(row[0], row[1], row[2]) for row in connection.execute(_DIGEST)]
 
 
-def _empty(engine: Engine) -> None:
-    with engine.begin() as connection:
-        connection.execute(text("TRUNCATE provider_traces, provider_trace_metadata, provider_trace_packs"))
-
-
-def _start(command: str, file: Path, url: URL, durable_after: int) -> subprocess.Popen[bytes]:
-    variables = {"PROVIDER_TRACE_STORE_DATABASE_URL": url.render_as_string(hide_password=False)}
-    return subprocess.Popen(
-        [sys.executable, "-c", _COMMAND, str(durable_after), command, str(file)],
-        cwd=ROOT,
-        env=os.environ | variables,
-        stdout=subprocess.DEVNULL,
-    )
-
-
 def main() -> int:
     """Run the command; 1 if a row is missing, different or doubled."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.transfer", description=__doc__)
     parser.add_argument("--rounds", type=int, default=20, help="how often each command is killed")
-    parser.add_argument("--traces", type=int, default=200_000)
+    parser.add_argument("--traces", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     began = time.monotonic()
     with throwaway() as server:
         databases = server.create_database("source"), server.create_database("target")
-        rows, missing, doubled, kills = run_rounds(*databases, options.rounds, options.traces, options.seed)
-    line = f"{rows} rows, {kills} kills, {time.monotonic() - began:.0f} s: missing or different {missing}"
-    print(f"{line}, doubled {doubled}", flush=True)  # noqa: T201  # a command that prints
+        rows, missing, doubled = run_rounds(*databases, options.rounds, options.traces, options.seed)
+    line = f"{rows} rows, export and import killed {options.rounds} times each, {time.monotonic() - began:.0f} s"
+    print(f"{line}: missing or different {missing}, doubled {doubled}", flush=True)  # noqa: T201  # a command that prints
     return int(bool(missing or doubled))
 
 

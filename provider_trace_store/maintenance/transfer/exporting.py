@@ -5,16 +5,14 @@ from __future__ import annotations
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy import text
-
-from provider_trace_store.database.names import quoted_table
 from provider_trace_store.errors import InvalidArgumentError
 from provider_trace_store.maintenance.conditions import check_tables
 from provider_trace_store.maintenance.durations import check_zone
 from provider_trace_store.maintenance.progress import Meter, Stop, Throttle
 from provider_trace_store.maintenance.reports import Report
+from provider_trace_store.maintenance.status_postgresql import estimated_rows
 from provider_trace_store.maintenance.transfer.failures import translated
 from provider_trace_store.maintenance.transfer.parquet import ParquetSink
 from provider_trace_store.maintenance.transfer.reading import StoredTraces
@@ -33,14 +31,6 @@ if TYPE_CHECKING:
     from provider_trace_store.maintenance.transfer.sinks import Sink
 
 Format = Literal["jsonl", "parquet"]
-# A partitioned table itself has no rows; -1 is a table that was never analyzed.
-_ESTIMATE: Final = text(
-    """
-    SELECT CAST(sum(greatest(reltuples, 0)) AS bigint) FROM pg_class
-    WHERE oid IN (SELECT relid FROM pg_partition_tree(to_regclass(:full)) WHERE isleaf)
-        OR oid IN (SELECT relid FROM pg_partition_tree(to_regclass(:metadata)) WHERE isleaf)
-    """
-)
 
 
 @dataclass(frozen=True)
@@ -177,6 +167,6 @@ def _estimate(connection: Connection) -> int | None:
     """Return about how many rows both tables have, from PostgreSQL's statistics; None if it is not known."""
     if connection.dialect.name != "postgresql":
         return None
-    names: dict[str, str] = {kind.name: quoted_table(connection, kind.table) for kind in (FULL, METADATA)}
     with connection.begin():
-        return connection.scalar(_ESTIMATE, names) or None
+        counts = [estimated_rows(connection, kind.table) for kind in (FULL, METADATA)]
+    return None if None in counts else sum(filter(None, counts)) or None

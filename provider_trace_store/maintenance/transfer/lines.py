@@ -50,19 +50,21 @@ def add_line(
         not_json: the documents whose text is not JSON.
     """
     size = 0
-    lengths: list[int | None] = []
+    lengths: list[str] = []
     texts: list[bytes] = []
     for name, text in zip(names, documents, strict=True):
-        length = None if text is None else len(text)
-        if text is not None and length is not None:
-            size += length
-            if b"\n" in text or name in not_json:
-                head[name + _TEXT] = text.decode()
-                length = None
-            else:
-                texts += (_OPENINGS[name], text)
-        lengths.append(length)
-    pieces += (orjson.dumps(head)[:-1], _BYTES, orjson.dumps(lengths), *texts, b"}\n")
+        if text is None:
+            lengths.append("null")
+            continue
+        length = len(text)
+        size += length
+        if b"\n" in text or name in not_json:
+            head[name + _TEXT] = text.decode()
+            lengths.append("null")
+        else:
+            lengths.append(str(length))
+            texts += (_OPENINGS[name], text)
+    pieces += (orjson.dumps(head)[:-1], f',"bytes":[{",".join(lengths)}]'.encode(), *texts, b"}\n")
     return size
 
 

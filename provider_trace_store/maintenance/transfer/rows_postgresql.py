@@ -44,8 +44,11 @@ if TYPE_CHECKING:
 # The documents of a row up to this size are read with the row; the size is that of the stored form, in bytes. A look-up
 # of its own for each row takes longer than reading it, and a page of a thousand such rows is small.
 _SMALL: Final = 1_000
-# The driver returns dates in the session's time zone. `SET LOCAL` is safe behind a pooler of transactions.
-_UTC: Final = text("SET LOCAL TimeZone = 'UTC'")
+# For one transaction, which is safe behind a pooler of transactions. The driver returns dates in the session's time
+# zone. A plan for any organization would read the rows of the large ones where the pages are of a small one.
+_SETTINGS: Final = text(
+    "SELECT set_config('TimeZone', 'UTC', true), set_config('plan_cache_mode', 'force_custom_plan', true)"
+)
 _DOCUMENTS: Final = FULL.documents
 # The places in a row of a page.
 _CREATED: Final = HEAD.index("created_at")
@@ -56,8 +59,8 @@ _PACK, _SIZE, _IS_UNREADABLE = _PLACE + 1, _PLACE + 2, _PLACE + 3
 
 
 def begin_page(connection: Connection) -> None:
-    """Let the transaction return dates in UTC."""
-    connection.execute(_UTC)
+    """Let the transaction return dates in UTC, and plan each page for its organization."""
+    connection.execute(_SETTINGS)
 
 
 def columns_of(kind: Kind, place: int) -> list[ColumnElement[Any]]:
@@ -143,9 +146,8 @@ def _large(
 ) -> Iterator[tuple[tuple[Any, str, int], tuple[str | None, ...]]]:
     """Yield the key and the documents of each of some rows of a table."""
     lookup, ids = lookup_for([row[_ID] for row in rows], "postgresql")
-    dates = (row[_CREATED] for row in rows)
-    low, high = (rows[0][_CREATED], rows[-1][_CREATED]) if None not in dates else (None, None)
-    # The dates let PostgreSQL leave out the other partitions of a table.
+    low, high = rows[0][_CREATED], rows[-1][_CREATED]
+    # The dates let PostgreSQL leave out the other partitions of a table. A page has only rows with dates, or none.
     has_dates = not kind.keeps_bodies and low is not None
     values = {**ids, "organization_id": organization_id, **({"low": low, "high": high} if has_dates else {})}
     for row in connection.execute(_documents(kind, lookup, has_dates=has_dates), values):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from provider_trace_store import MaintenanceError, ProviderTraceRepository
 from provider_trace_store.maintenance import backfill, backfilling, prune, pruning, verify_packs, walk
 from provider_trace_store.tables.kinds import FULL
 from tests.support.commands import failure_of, run_on
-from tests.support.constants import ORG
+from tests.support.constants import ORG, PATIENCE
 from tests.support.packed_tables import row_counts, store, store_packed
 from tests.support.paths import ROOT
 from tests.support.traces import a_trace, every_field
@@ -186,6 +187,28 @@ def test_the_commands_of_the_page_run(database: Database) -> None:
     for line in lines:
         done = run_on(database, *shlex.split(line)[1:])
         assert done.returncode == 0, done.stderr
+
+
+def test_ctrl_c_names_the_command_that_goes_on_behind_the_last_batch(database: Database) -> None:
+    engine = database.engine()
+    store(engine, aged(0, *range(1, 8)))
+    url = database.url.render_as_string(hide_password=False)
+    code = "from provider_trace_store.__main__ import main; from provider_trace_store.maintenance import backfilling; "
+    code += "backfilling._BATCH = 2; main()"
+    arguments = ["backfill", "--resume-at=" + json.dumps([ORG, "2001-01-01 00:00:00+00:00", "x"]), "--pause", "60"]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments, "--url", url], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_until(lambda: row_counts(engine)[1] > 0)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 130
+    *again, option, position = shlex.split(said.rpartition("Go on with: provider-trace-store ")[2])
+    assert again == ["backfill", "--pause", "60", "--url", "URL"]
+    assert option == "--resume-at"
+    done = run_on(database, "backfill", option, position)
+    assert done.stdout.startswith("copied the metadata of 5 of 5 traces; 0 had"), done.stderr
+    assert row_counts(engine) == (7, 7, 0)
 
 
 @pytest.mark.parametrize("command", ["backfill", "prune"])

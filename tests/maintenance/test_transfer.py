@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import create_engine, insert, text, update
+from sqlalchemy import create_engine, event, insert, text, update
 
 from provider_trace_store.codec import Encoded
 from provider_trace_store.errors import InvalidArgumentError, MaintenanceError, TableMissingError
@@ -17,6 +17,7 @@ from provider_trace_store.maintenance.transfer import reading, sinks
 from provider_trace_store.migrations import upgrade
 from provider_trace_store.packs.zstd import open_stream
 from provider_trace_store.tables.kinds import FULL, METADATA
+from tests.support.batches import run_script
 from tests.support.commands import run_on
 from tests.support.constants import MOMENT, ORG, SECRET
 from tests.support.packed_tables import flip, raw_rows, row_counts, store, store_packed
@@ -233,3 +234,32 @@ def test_an_export_of_a_database_that_was_not_migrated_is_an_error(empty_databas
     with pytest.raises(TableMissingError):
         export_traces(empty_database.engine(), tmp_path / "a.jsonl")
     assert not list(tmp_path.glob("a.jsonl*"))
+
+
+def test_an_export_reads_each_row_by_an_index_that_has_its_order(postgres: Database) -> None:
+    shared = "organization_id, created_at, agent_tags"
+    row = f"CASE WHEN n % 1000 = 0 THEN '{ORG}' ELSE 'org-large' END, timestamptz '{MOMENT}' + n * interval '1 s', '[]'"
+    run_script(
+        postgres,
+        f"INSERT INTO provider_traces (id, {shared}, request_json, response_json) "
+        f"SELECT 'trace-' || n, {row}, '{{}}', '{{}}' FROM generate_series(1, 6000) n",
+        f"INSERT INTO provider_trace_metadata (id, {shared}) "
+        f"SELECT 'metadata-' || n, {row} FROM generate_series(1, 6000) n",
+        "ANALYZE",
+    )
+    engine = postgres.engine()
+    sent: list[tuple[str, Any]] = []
+    event.listen(
+        engine, "before_cursor_execute", lambda _c, _u, statement, values, *_: sent.append((statement, values))
+    )
+    with engine.connect() as connection:
+        traces = reading.StoredTraces(connection, ORG, None, None)
+        assert sum(lines.rows for lines in traces.batches(None)) == 12
+        assert list(reading.StoredTraces(connection, None, None, None).out_of_range()) == []
+        plans = []
+        # Those of the package's tables; a page has many columns.
+        for statement, values in [each for each in sent if "provider_trace" in each[0]]:
+            plan = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) {statement}", values)
+            plans.append("\n".join(plan.scalars()))
+    assert len(plans) == 7  # undated, dated; the first organization, the second, no third; two of odd dates
+    assert not any("Seq Scan" in plan or "Rows Removed" in plan for plan in plans), plans

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from datetime import timedelta
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlalchemy import String, bindparam, select, tuple_, union_all
 
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
-    from sqlalchemy import Connection, Row, Select
+    from sqlalchemy import ColumnElement, Connection, Row, Select
 
     from provider_trace_store.maintenance.transfer.stored import Lines, Position
+    from provider_trace_store.tables.kinds import Kind
 
 # The rows of one snapshot.
 _PAGE: Final = 1_000
@@ -38,6 +39,18 @@ _BATCH_ROWS: Final = 1_000
 _BATCH_ROWS_ON_SQLITE: Final = 16
 # In the order in which two rows with one date and id are read.
 _KINDS: Final = (FULL, METADATA)
+
+
+class _Rows(Protocol):
+    """What differs between the databases: `rows_postgresql` and `rows_sqlite`."""
+
+    def begin_page(self, connection: Connection) -> None: ...
+
+    def columns_of(self, kind: Kind, place: int) -> list[ColumnElement[Any]]: ...
+
+    def lines_of(
+        self, connection: Connection, kinds: Sequence[Kind], organization_id: str, rows: Sequence[Row[Any]]
+    ) -> Lines: ...
 
 
 class StoredTraces:
@@ -57,8 +70,7 @@ class StoredTraces:
         self._dialect = connection.dialect.name
         is_sqlite = self._dialect == "sqlite"
         self._rows = _BATCH_ROWS_ON_SQLITE if is_sqlite else _BATCH_ROWS
-        # The two have the same functions.
-        self._format: Any = rows_sqlite if is_sqlite else rows_postgresql
+        self._form: _Rows = rows_sqlite if is_sqlite else rows_postgresql
         self._statements: dict[tuple[bool, int | None], Select[Any]] = {}
         self._organization_id = organization_id
         self._since, self._until = since, until
@@ -124,7 +136,7 @@ class StoredTraces:
             with self._snapshot():
                 rows = self._page(organization_id, after, dated=dated)
                 for batch in batches_of(rows, attrgetter("size"), rows=self._rows, size=_BATCH_BYTES):
-                    lines: Lines = self._format.lines_of(self._connection, _KINDS, organization_id, batch)
+                    lines = self._form.lines_of(self._connection, _KINDS, organization_id, batch)
                     after = lines.position
                     yield lines
             if len(rows) < _PAGE:
@@ -147,14 +159,14 @@ class StoredTraces:
             values |= self._bounds
         if after is not None:
             values |= {"after_id": after.trace_id} | ({"after": after.created_at} if dated else {})
-        self._format.begin_page(self._connection)
+        self._form.begin_page(self._connection)
         return self._connection.execute(self._statements[key], values).all()
 
     def _page_of(self, table: int, is_dated: bool, after_table: int | None) -> Select[Any]:  # noqa: FBT001  (a key)
         kind = _KINDS[table]
         date, trace_id = raw_date(kind.columns["created_at"], self._dialect), kind.columns["id"]
         statement = (
-            select(*self._format.columns_of(kind, table))
+            select(*self._form.columns_of(kind, table))
             .where(kind.columns["organization_id"] == bindparam("organization_id", type_=String))
             .order_by(date, trace_id)
             .limit(_PAGE)

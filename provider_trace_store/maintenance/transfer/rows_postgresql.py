@@ -112,6 +112,7 @@ def lines_of(connection: Connection, kinds: Sequence[Kind], organization_id: str
         if row[_PACK] is not None:
             packs.setdefault(row[_PACK], []).append(row[_ID])
     packed = documents_of(connection, packs) if packs else {}
+    # The documents of each table stand side by side in a row.
     names_of = [kind.documents for kind in kinds]
     first_of = [_FIRST_DOCUMENT + _DOCUMENTS.index(names[0]) for names in names_of]
     pieces: list[bytes] = []

@@ -76,6 +76,7 @@ def kill_and_go_on(  # noqa: PLR0913  (the command, and when it is killed)
     *,
     chance: random.Random,
     ended: Callable[[], None],
+    is_done: Callable[[], bool] = lambda: False,
     entry: Sequence[str] = _ENTRY,
 ) -> None:
     """Start a command, kill it and start it again, until it was killed often enough; then let it end.
@@ -85,8 +86,9 @@ def kill_and_go_on(  # noqa: PLR0913  (the command, and when it is killed)
         url: of the database.
         kills: how many kills there are.
         chance: draws the moments of the kills.
-        ended: called after each run that was not killed, the last one, too: checks the result, and puts everything
+        ended: called after each run that has done everything, the last one, too: checks the result, and puts everything
             back to where it was before the first run.
+        is_done: whether everything was done when a run was killed, so that another run would be refused.
         entry: as for `started`.
 
     Raises:
@@ -102,9 +104,9 @@ def kill_and_go_on(  # noqa: PLR0913  (the command, and when it is killed)
         wait_until(partial(is_free, engine))
         if killed == kills:
             break
-        if _run(arguments, url, entry, chance.uniform(_EARLIEST, _LATEST) * whole):
-            killed += 1
-        else:
+        was_killed = _run(arguments, url, entry, chance.uniform(_EARLIEST, _LATEST) * whole)
+        killed += was_killed
+        if not was_killed or is_done():
             ended()
     else:
         raise RuntimeError(f"{arguments[0]} was killed {killed} times only: give it more rows")

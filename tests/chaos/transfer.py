@@ -87,7 +87,9 @@ def run_rounds(source: URL, target: URL, rounds: int, traces: int, seed: int) ->
             with other.begin() as connection:
                 connection.execute(text("TRUNCATE provider_traces, provider_trace_metadata, provider_trace_packs"))
 
-        kill_and_go_on(("export", str(file)), source, rounds, chance=chance, ended=exported, entry=_ENTRY)
+        kill_and_go_on(
+            ("export", str(file)), source, rounds, chance=chance, ended=exported, is_done=file.exists, entry=_ENTRY
+        )
         kill_and_go_on(("import", str(complete)), target, rounds, chance=chance, ended=imported, entry=_ENTRY)
     return len(before), missing, doubled
 

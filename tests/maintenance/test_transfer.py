@@ -20,29 +20,35 @@ from provider_trace_store.tables.kinds import FULL, METADATA
 from tests.support.batches import run_script
 from tests.support.commands import run_on
 from tests.support.constants import MOMENT, ORG, SECRET
+from tests.support.databases import SQLITE
 from tests.support.packed_tables import flip, raw_rows, row_counts, store, store_packed
 from tests.support.paths import ROOT
 from tests.support.traces import a_batch, a_trace, every_field, odd_traces, trace_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from sqlalchemy import Engine
 
     from provider_trace_store.maintenance.progress import Progress
+    from tests.support.databases import Databases
     from tests.support.servers import Database
 
 NAMES = ["export.jsonl.zst", "export.jsonl", "export.parquet"]
 
 
 @pytest.fixture
-def target(tmp_path: Path) -> Engine:
+async def targets(databases: Databases) -> AsyncIterator[tuple[Engine, Engine]]:
+    """Return two other databases, on SQLite."""
+    async with databases.make(SQLITE, migrated=True) as one, databases.make(SQLITE, migrated=True) as other:
+        yield one.engine(), other.engine()
+
+
+@pytest.fixture
+def target(targets: tuple[Engine, Engine]) -> Engine:
     """Return another database, on SQLite."""
-    engine = create_engine(f"sqlite:///{tmp_path / 'target.db'}")
-    with engine.begin() as connection:
-        upgrade(connection)
-    return engine
+    return targets[0]
 
 
 def metadata_rows(engine: Engine) -> Sequence[Any]:
@@ -75,9 +81,10 @@ def fill(engine: Engine) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_row_and_byte_arrives_also_in_another_database(
-    database: Database, target: Engine, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    database: Database, targets: tuple[Engine, Engine], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "_PAGE", 7)  # many snapshots
+    target, third = targets
     engine = database.engine()
     fill(engine)
     exported = export_traces(engine, tmp_path / name)
@@ -96,9 +103,6 @@ def test_every_row_and_byte_arrives_also_in_another_database(
         for kind in (FULL, METADATA):
             connection.execute(kind.table.delete())
     assert import_traces(engine, tmp_path / f"second-{name}").created == exported.rows
-    third = create_engine(f"sqlite:///{tmp_path / 'third.db'}")
-    with third.begin() as connection:
-        upgrade(connection)
     export_traces(engine, tmp_path / f"third-{name}")
     import_traces(third, tmp_path / f"third-{name}")
     assert raw_rows(third) == raw_rows(target)
@@ -152,7 +156,7 @@ def test_an_ended_export_goes_on(
     assert report.rows == 60
     assert (report.resumed_rows > 0) == (name != "export.parquet")
     assert import_traces(target, path).created == 60
-    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([name, "target.db"])
+    assert [each.name for each in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("name", NAMES)

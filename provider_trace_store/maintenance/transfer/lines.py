@@ -44,27 +44,28 @@ def add_line(
 
     Args:
         pieces: the caller joins those of many lines at once.
-        head: the values of `HEAD` by their names.
+        head: the values of `HEAD` by their names; changed in place.
         names: the row's documents, in the order of `Kind.documents`.
         documents: the text of each.
         not_json: the documents whose text is not JSON.
     """
     size = 0
-    lengths: list[str] = []
+    lengths: list[int | None] = []
     texts: list[bytes] = []
     for name, text in zip(names, documents, strict=True):
-        if text is None:
-            lengths.append("null")
-            continue
-        length = len(text)
-        size += length
-        if b"\n" in text or name in not_json:
-            head[name + _TEXT] = text.decode()
-            lengths.append("null")
-        else:
-            lengths.append(str(length))
-            texts += (_OPENINGS[name], text)
-    pieces += (orjson.dumps(head)[:-1], f',"bytes":[{",".join(lengths)}]'.encode(), *texts, b"}\n")
+        length = None
+        if text is not None:
+            length = len(text)
+            size += length
+            if b"\n" in text or name in not_json:
+                head[name + _TEXT] = text.decode()
+                length = None
+            else:
+                texts += (_OPENINGS[name], text)
+        lengths.append(length)
+    head["bytes"] = lengths
+    # Without the closing brace.
+    pieces += (orjson.dumps(head)[:-1], *texts, b"}\n")
     return size
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from datetime import timedelta
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlalchemy import String, bindparam, select, tuple_, union_all
@@ -45,6 +44,8 @@ class _Rows(Protocol):
     """What differs between the databases: `rows_postgresql` and `rows_sqlite`."""
 
     def begin_page(self, connection: Connection) -> None: ...
+
+    def size_of(self, row: Row[Any]) -> int: ...
 
     def columns_of(self, kind: Kind, place: int) -> list[ColumnElement[Any]]: ...
 
@@ -135,7 +136,7 @@ class StoredTraces:
         while True:
             with self._snapshot():
                 rows = self._page(organization_id, after, dated=dated)
-                for batch in batches_of(rows, attrgetter("size"), rows=self._rows, size=_BATCH_BYTES):
+                for batch in batches_of(rows, self._form.size_of, rows=self._rows, size=_BATCH_BYTES):
                     lines = self._form.lines_of(self._connection, _KINDS, organization_id, batch)
                     after = lines.position
                     yield lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, reduce
-from operator import add
+from operator import add, itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
@@ -56,6 +56,8 @@ _ID: Final = HEAD.index("id")
 _FIRST_DOCUMENT: Final = len(HEAD)
 _PLACE: Final = _FIRST_DOCUMENT + len(_DOCUMENTS)
 _PACK, _SIZE, _IS_UNREADABLE = _PLACE + 1, _PLACE + 2, _PLACE + 3
+
+size_of: Final = itemgetter(_SIZE)
 
 
 def begin_page(connection: Connection) -> None:
@@ -113,23 +115,24 @@ def lines_of(connection: Connection, kinds: Sequence[Kind], organization_id: str
             packs.setdefault(row[_PACK], []).append(row[_ID])
     packed = documents_of(connection, packs) if packs else {}
     # The documents of each table stand side by side in a row.
-    names_of = [kind.documents for kind in kinds]
-    first_of = [_FIRST_DOCUMENT + _DOCUMENTS.index(names[0]) for names in names_of]
+    places = []
+    for kind in kinds:
+        first = _FIRST_DOCUMENT + _DOCUMENTS.index(kind.documents[0])
+        places.append((kind.documents, slice(first, first + len(kind.documents))))
     pieces: list[bytes] = []
     unreadable: list[str] = []
     size = 0
     # This loop runs for each row of the database: what it calls decides how fast an export is.
     for row in rows:
-        if row[_IS_UNREADABLE]:
+        place, pack_id, stored_size, is_unreadable = row[_PLACE:]
+        if is_unreadable:
             unreadable.append(row[_ID])
             continue
         head = dict(zip(HEAD, row))  # noqa: B905  (the row has more columns)
-        place = row[_PLACE]
-        names = names_of[place]
-        first = first_of[place]
-        texts = row[first : first + len(names)] if row[_SIZE] <= _SMALL else large[row[_CREATED], row[_ID], place]
+        names, where = places[place]
+        texts = row[where] if stored_size <= _SMALL else large[row[_CREATED], row[_ID], place]
         documents = [None if value is None else value.encode() for value in texts]
-        if row[_PACK] is not None:
+        if pack_id is not None:
             bodies = packed.get(row[_ID])
             if not isinstance(bodies, tuple):  # damaged
                 unreadable.append(row[_ID])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Integer, LargeBinary, Text, cast, func, literal, null, select
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Row, Select
 
     from provider_trace_store.tables.kinds import Kind
+
+size_of: Final = attrgetter("size")
 
 
 def begin_page(connection: Connection) -> None:

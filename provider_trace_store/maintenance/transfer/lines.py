@@ -52,17 +52,18 @@ def add_line(
     size = 0
     lengths: list[int | None] = []
     texts: list[bytes] = []
-    for name, text in zip(names, documents, strict=True):
-        length = None
-        if text is not None:
-            length = len(text)
-            size += length
-            if b"\n" in text or name in not_json:
-                head[name + _TEXT] = text.decode()
-                length = None
-            else:
-                texts += (_OPENINGS[name], text)
-        lengths.append(length)
+    for name, text in zip(names, documents):  # noqa: B905  (the check takes a tenth of the time of a small row)
+        if text is None:
+            lengths.append(None)
+            continue
+        length = len(text)
+        size += length
+        if b"\n" in text or name in not_json:
+            head[name + _TEXT] = text.decode()
+            lengths.append(None)
+        else:
+            lengths.append(length)
+            texts += (_OPENINGS[name], text)
     head["bytes"] = lengths
     # Without the closing brace.
     pieces += (orjson.dumps(head)[:-1], *texts, b"}\n")

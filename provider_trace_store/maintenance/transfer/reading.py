@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from provider_trace_store.tables.kinds import Kind
 
 # The rows of one snapshot.
-_PAGE: Final = 1_000
+_PAGE: Final = 2_000
 # Of the lines that are in memory: the bytes of the documents as they are stored (the text is two to four times larger),
 # and the rows.
 _BATCH_BYTES: Final = 1_000_000

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from provider_trace_store.tables.kinds import Kind
 
 # The documents of a row up to this size are read with the row; the size is that of the stored form, in bytes. A look-up
-# of its own for each row takes longer than reading it, and a page of a thousand such rows is small.
+# of its own for each row takes longer than reading it, and a page of such rows has 2 MB at most.
 _SMALL: Final = 1_000
 # For one transaction, which is safe behind a pooler of transactions. The driver returns dates in the session's time
 # zone. A plan for any organization would read the rows of the large ones where the pages are of a small one.

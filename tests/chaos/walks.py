@@ -93,7 +93,7 @@ def main() -> int:
     """Run the command; 1 if a row is missing, or is there that should not be."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.walks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=20, help="how often each command is killed")
-    parser.add_argument("--traces", type=int, default=200_000)
+    parser.add_argument("--traces", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     began = time.monotonic()

@@ -195,7 +195,7 @@ def test_ctrl_c_names_the_command_that_goes_on_behind_the_last_batch(database: D
     url = database.url.render_as_string(hide_password=False)
     code = "from provider_trace_store.__main__ import main; from provider_trace_store.maintenance import backfilling; "
     code += "backfilling._BATCH = 2; main()"
-    arguments = ["backfill", "--resume-at=" + json.dumps([ORG, "2001-01-01 00:00:00+00:00", "x"]), "--pause", "60"]
+    arguments = ["backfill", "--resume-at=" + json.dumps([ORG, "2001-01-01 00:00:00+00:00"]), "--pause", "60"]
     with subprocess.Popen(
         [sys.executable, "-c", code, *arguments, "--url", url], cwd=ROOT, stderr=subprocess.PIPE, text=True
     ) as process:

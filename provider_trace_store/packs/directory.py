@@ -14,7 +14,7 @@ from provider_trace_store.packs.model import BlobPlace, DamagedPackError, Docume
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 _KINDS: Final = {int(kind): kind for kind in FrameKind}
 
@@ -27,6 +27,8 @@ _KEPT_BYTES: Final = 16 * 1024 * 1024
 
 # The contents of key frames, by their numbers.
 Keys: TypeAlias = "dict[int, bytes]"
+# Returns the content of a key frame if it is there already.
+FindKey: TypeAlias = "Callable[[int], bytes | None]"
 
 
 class Directory:
@@ -172,42 +174,49 @@ class Directory:
             starts = self._starts[frame] = dict(zip(numbers, accumulate(lengths, initial=0), strict=False))
         return starts[number]
 
-    def frames_of(self, place: TracePlace, keys: Collection[int] = ()) -> Iterator[int]:
-        """Yield the numbers of the frames that a trace is read from; one of base64 can come twice.
+    def frames_of(
+        self, places: Iterable[TracePlace], keys: Keys | None = None, find_key: FindKey | None = None
+    ) -> set[int]:
+        """Return the numbers of the frames that some traces are read from.
 
         Args:
-            place: the trace's place.
-            keys: the numbers of key frames whose contents are there: what only these are read from is left out.
+            places: the places of the traces.
+            keys: the contents that `find_key` returns are added; what only these are read from is left out.
+            find_key: called with the number of a key frame; returns its content if that is there already.
 
         Raises:
             DamagedPackError: the directory is not what was written.
         """
-        yield from (blob.frame for blob in place.blobs)
-        frame: int | None = place.frame
-        while frame is not None:
-            yield frame
-            prefix = None if frame in keys else self.frame(frame).prefix
-            frame = prefix.frame if prefix else None
+        needed: set[int] = set()
+        keys = {} if keys is None else keys
+        for place in places:
+            needed.update(blob.frame for blob in place.blobs)
+            frame: int | None = place.frame
+            while frame is not None and frame not in needed and frame not in keys:
+                entry = self.frame(frame)
+                content = find_key(frame) if find_key and entry.kind is FrameKind.KEYS else None
+                if content is not None:
+                    keys[frame] = content
+                    break
+                needed.add(frame)
+                frame = entry.prefix.frame if entry.prefix else None
+        return needed
 
-    def key_frames_of(self, trace_ids: Collection[str]) -> set[int]:
-        """Return the numbers of the key frames that some traces are read from; as for `parts_of`."""
-        places = (self.place(number) for _, number in self._known(trace_ids))
-        frames = {frame for place in places for frame in self.frames_of(place)}
-        return {frame for frame in frames if self.frame(frame).kind is FrameKind.KEYS}
-
-    def parts_of(self, trace_ids: Collection[str], keys: Collection[int] = ()) -> list[Part]:
+    def parts_of(
+        self, trace_ids: Collection[str], keys: Keys | None = None, find_key: FindKey | None = None
+    ) -> list[Part]:
         """Return the parts of the data that some traces are read from, each once, in the order of the data.
 
         Args:
             trace_ids: ids; those that the pack does not have are left out.
-            keys: the numbers of key frames whose contents are there already.
+            keys: as for `frames_of`.
+            find_key: as for `frames_of`.
 
         Raises:
             DamagedPackError: the directory is not what was written.
         """
         places = (self.place(number) for _, number in self._known(trace_ids))
-        frames = {frame for place in places for frame in self.frames_of(place, keys)}
-        return [self.part(frame) for frame in sorted(frames.difference(keys))]
+        return [self.part(frame) for frame in sorted(self.frames_of(places, keys, find_key))]
 
     def documents_of(
         self, trace_ids: Collection[str], parts: Mapping[Part, bytes], keys: Keys | None = None
@@ -276,7 +285,7 @@ class Contents:
             KeyError: a part that they are read from is missing.
         """
         place = self._directory.place(number)
-        text = self.text(number)
+        text = self.text(number, place)
         start = 0
         documents: list[bytes | None] = []
         for document, length in enumerate(place.lengths):
@@ -288,17 +297,17 @@ class Contents:
             start += length
         return tuple(documents)  # type: ignore[return-value]
 
-    def text(self, number: int) -> bytes:
+    def text(self, number: int, place: TracePlace) -> bytes:
         """Return a trace's documents without their base64, one after the other.
 
         Args:
             number: the trace's index in the directory's `trace_ids`.
+            place: its place.
 
         Raises:
             DamagedPackError: a frame that they are read from is damaged.
             KeyError: a part that they are read from is missing.
         """
-        place = self._directory.place(number)
         start = self._directory.start(number)
         length = sum(length or 0 for length in place.lengths)
         text = self.content(place.frame)[start : start + length]

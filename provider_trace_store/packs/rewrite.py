@@ -80,7 +80,7 @@ def _copied(
 ) -> Pack:
     places = {number: directory.place(number) for number in kept}
     needed = {place.frame for place in places.values()}
-    needed |= {frame for place in places.values() for frame in directory.frames_of(place)}
+    needed |= directory.frames_of(places.values())
     new_numbers = {frame: number for number, frame in enumerate(sorted(needed))}
     entries: list[FrameEntry] = []
     data: list[bytes] = []
@@ -89,7 +89,7 @@ def _copied(
         compressed, raw_length = _bytes_of(stored, directory, frame), entry.raw_length
         prefix = _moved_frame(entry, new_numbers).prefix
         if frame in changed:
-            text = b"".join(contents.text(number) for number, place in places.items() if place.frame == frame)
+            text = b"".join(contents.text(number, place) for number, place in places.items() if place.frame == frame)
             compressed, raw_length = zstd.compress(text, DELTA_LEVEL, contents.prefix(entry)), len(text)
         entries.append(FrameEntry(entry.kind, len(compressed), raw_length, crc32(compressed), prefix))
         data.append(compressed)

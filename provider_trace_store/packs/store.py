@@ -84,11 +84,10 @@ def _documents(
     connection: Connection, pack_id: UUID, directory: Directory, trace_ids: Collection[str], *, use_recent: bool
 ) -> dict[str, Documents | DamagedPackError]:
     keys: dict[int, bytes] = {}
-    if use_recent:
-        frames = ((frame, _recent_keys.find((pack_id, frame))) for frame in directory.key_frames_of(trace_ids))
-        keys = {frame: content for frame, content in frames if content is not None}
+    find_key = (lambda frame: _recent_keys.find((pack_id, frame))) if use_recent else None
+    wanted = directory.parts_of(trace_ids, keys, find_key)
     known = set(keys)
-    parts = _read(connection, pack_id, directory.parts_of(trace_ids, keys))
+    parts = _read(connection, pack_id, wanted)
     if parts is None:
         return {}
     found = dict(directory.documents_of(trace_ids, parts, keys if use_recent else None))

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from provider_trace_store.tables.kinds import Kind
 
 # The rows of one snapshot.
-_PAGE: Final = 2_000
+_PAGE: Final = 1_000
 # Of the lines that are in memory: the bytes of the documents as they are stored (the text is two to four times larger),
 # and the rows.
 _BATCH_BYTES: Final = 1_000_000
-_BATCH_ROWS: Final = 1_000
+_BATCH_ROWS: Final = 500
 # SQLite does not tell the size of text without reading it.
 _BATCH_ROWS_ON_SQLITE: Final = 16
 # In the order in which two rows with one date and id are read.

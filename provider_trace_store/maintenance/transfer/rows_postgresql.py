@@ -19,6 +19,7 @@ from sqlalchemy import (
     func,
     literal_column,
     null,
+    or_,
     select,
     text,
     type_coerce,
@@ -41,8 +42,9 @@ if TYPE_CHECKING:
     from provider_trace_store.tables.ids import Lookup
     from provider_trace_store.tables.kinds import Kind
 
-# The documents of a row up to this size are read with the row; the size is that of the stored form, in bytes. A look-up
-# of its own for each row takes longer than reading it, and a page of such rows has 2 MB at most.
+# The documents of a row up to this size are read with the row, unless they are compressed; the size is that of the
+# stored form, in bytes. A look-up of its own for each row takes longer than reading it. A page of such rows has 1 MB at
+# most.
 _SMALL: Final = 1_000
 # For one transaction, which is safe behind a pooler of transactions. The driver returns dates in the session's time
 # zone. A plan for any organization would read the rows of the large ones where the pages are of a small one.
@@ -55,7 +57,7 @@ _CREATED: Final = HEAD.index("created_at")
 _ID: Final = HEAD.index("id")
 _FIRST_DOCUMENT: Final = len(HEAD)
 _PLACE: Final = _FIRST_DOCUMENT + len(_DOCUMENTS)
-_PACK, _SIZE, _IS_UNREADABLE = _PLACE + 1, _PLACE + 2, _PLACE + 3
+_PACK, _SIZE, _IS_SMALL = _PLACE + 1, _PLACE + 2, _PLACE + 3
 
 size_of: Final = itemgetter(_SIZE)
 
@@ -74,6 +76,8 @@ def columns_of(kind: Kind, place: int) -> list[ColumnElement[Any]]:
     """
     sizes = (func.coalesce(func.pg_column_size(kind.columns[name]), 0) for name in kind.documents)
     size: ColumnElement[int] = reduce(add, sizes)
+    compressed = (func.pg_column_compression(kind.columns[name]).is_not(None) for name in kind.documents)
+    is_small = and_(size <= _SMALL, ~or_(*compressed))
     updated = kind.columns["updated_at"]
     is_readable = and_(updated >= EARLIEST, updated <= LATEST)
     special: dict[str, ColumnElement[Any]] = {
@@ -83,7 +87,7 @@ def columns_of(kind: Kind, place: int) -> list[ColumnElement[Any]]:
         "updated_at": type_coerce(case((is_readable, updated)), DateTime(timezone=True)),
     }
     documents = (
-        case((size <= _SMALL, cast(kind.columns[name], Text))) if name in kind.documents else cast(null(), Text)
+        case((is_small, cast(kind.columns[name], Text))) if name in kind.documents else cast(null(), Text)
         for name in _DOCUMENTS
     )
     return [
@@ -92,6 +96,7 @@ def columns_of(kind: Kind, place: int) -> list[ColumnElement[Any]]:
         literal_column(str(place), Integer).label("place"),
         (cast(null(), Uuid) if kind.keeps_bodies else kind.table.c.pack_id).label("pack_id"),
         size.label("size"),
+        is_small.label("is_small"),
         func.coalesce(~is_readable, False).label("is_unreadable"),
     ]
 
@@ -108,7 +113,7 @@ def lines_of(connection: Connection, kinds: Sequence[Kind], organization_id: str
     large: dict[tuple[Any, str, int], tuple[str | None, ...]] = {}
     packs: dict[UUID, list[str]] = {}
     for place, kind in enumerate(kinds):
-        if wanted := [row for row in rows if row[_SIZE] > _SMALL and row[_PLACE] == place]:
+        if wanted := [row for row in rows if not row[_IS_SMALL] and row[_PLACE] == place]:
             large.update(_large(connection, kind, place, organization_id, wanted))
     for row in rows:
         if row[_PACK] is not None:
@@ -124,13 +129,13 @@ def lines_of(connection: Connection, kinds: Sequence[Kind], organization_id: str
     size = 0
     # This loop runs for each row of the database: what it calls decides how fast an export is.
     for row in rows:
-        place, pack_id, stored_size, is_unreadable = row[_PLACE:]
+        place, pack_id, _, is_small, is_unreadable = row[_PLACE:]
         if is_unreadable:
             unreadable.append(row[_ID])
             continue
         head = dict(zip(HEAD, row))  # noqa: B905  (the row has more columns)
         names, where = places[place]
-        texts = row[where] if stored_size <= _SMALL else large[row[_CREATED], row[_ID], place]
+        texts = row[where] if is_small else large[row[_CREATED], row[_ID], place]
         documents = [None if value is None else value.encode() for value in texts]
         if pack_id is not None:
             bodies = packed.get(row[_ID])

@@ -59,7 +59,7 @@ def documents_of(
         use_recent: whether what this process read lately is not read again; otherwise all is read as it is stored now.
     """
     directories = {pack_id: _recent_directories.find(pack_id) for pack_id in wanted} if use_recent else {}
-    missing = [pack_id for pack_id in wanted if not directories.get(pack_id)]
+    missing = [pack_id for pack_id in wanted if directories.get(pack_id) is None]
     stored: dict[UUID, bytes] = {}
     if missing:
         rows = connection.execute(_DIRECTORIES, {"pack_ids": missing})

@@ -44,7 +44,7 @@ bench-packs: $(VENV)/installed-bench ## Measure the database over 30 days with a
 bench-operators: $(VENV)/installed-dev ## Measure the operators' commands on 10,000,000 rows, into docs/ (about 20 minutes, 20 GB)
 	$(BIN)/python -m benchmarks.scale.operators --docs docs
 
-chaos: $(VENV)/installed-dev ## Kill writing processes, servers and operators' commands, and count what it costs, into docs/ (about 20 minutes)
+chaos: $(VENV)/installed-dev ## Kill writing processes, servers and operators' commands, and count what it costs, into docs/ (about 15 minutes)
 	$(BIN)/python -m tests.chaos --docs docs/writer.md
 	$(BIN)/python -m tests.chaos.packing --rounds 100
 	$(BIN)/python -m tests.chaos.transfer --rounds 20
